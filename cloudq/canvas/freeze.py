@@ -41,10 +41,21 @@ def frozen(
     With `in_slot` the value goes to a join, so a group at the end is collected into one value.
     `numbers` gives the members of groups, and with `is_member` the node itself, ids in bundles.
     """
-    node = node.clone()
+    node = passed_on(node.clone())
     return _frozen(
         _numbered(node, numbers) if is_member else node, in_slot=in_slot, numbers=numbers
     )
+
+
+def passed_on(node: Node[Any]) -> Node[Any]:
+    """Give the options of composed nodes, those inside them too, to the calls that start them.
+
+    For copies alone: a program may use one signature at several places.
+    """
+    for each in walk(node):
+        if not isinstance(each, Signature):
+            each.pass_on()
+    return node
 
 
 def _numbered(member: Node[Any], numbers: Numbers | None) -> Node[Any]:
@@ -60,7 +71,6 @@ def _frozen(node: Node[Any], *, in_slot: bool, numbers: Numbers | None) -> Node[
         return node
     if isinstance(node, chain):
         return _frozen_chain(node, in_slot=in_slot, numbers=numbers)
-    node.pass_on()
     if isinstance(node, chord):
         return _frozen_chord(node, in_slot=in_slot, numbers=numbers)
     if isinstance(node, StoredSteps):
@@ -92,7 +102,6 @@ def _frozen_chain(node: chain[Any], *, in_slot: bool, numbers: Numbers | None) -
 def joined_steps(node: chain[Any]) -> list[Node[Any]]:
     """Return the steps of a chain and of those in it, with its callbacks moved to its steps."""
     parts: list[Node[Any]] = []
-    node.pass_on()
     for step in node.tasks:
         parts += joined_steps(step) if isinstance(step, chain) else [_with_plain_body(step)]
     simple = joined(parts)
@@ -135,7 +144,6 @@ def flattened(members: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
     """Yield the members of a group, with those of groups directly in it in their place."""
     for member in members:
         if is_group(member):
-            member.pass_on()
             yield from flattened(member.stream())
         else:
             yield member

@@ -77,6 +77,8 @@ class Callback(AsDict):
             made["id"] = self.id
         if self.options:
             made["options"] = {key: to_wire(value) for key, value in self.options.items()}
+        if not self.is_call and vars(self).get("immutable"):
+            made["immutable"] = True
         if self.links:
             made["link"] = [callback.to_dict() for callback in self.links]
         if self.link_errors:

@@ -84,17 +84,51 @@ class CeleryNames:
         self.as_node().set(immutable=immutable)
 
     def told(self, immutable: bool | None, options: dict[str, Any]) -> Self:
-        """Note what was set of a composed node, for those who look; its first tasks have it."""
+        """Keep what was set of a composed node, whose parts may stand at other places too."""
         self.options |= options
         if immutable is not None and self.subtask_type == "chain":
             vars(self)["immutable"] = immutable
+        elif immutable is not None:  # of a group and a header its members, as in Celery
+            for node in self.as_node().first():
+                node.set(immutable=immutable)
         return self
+
+    @property
+    def takes_none(self) -> bool:
+        """Tell whether a chain takes no value of earlier tasks."""
+        return vars(self).get("immutable", False) and self.subtask_type is not None
 
     def pass_on(self) -> None:
         """Give the options of a composed node, however they were set, to its first tasks."""
-        if self.options:
-            for node in self.as_node().first():
-                node.set(**self.options)
+        given, self.options = self.for_first, {}
+        for node in self.as_node().first() if given else ():
+            node.set(**given)
+
+    @property
+    def for_first(self) -> dict[str, Any]:
+        """What the calls that start a composed node have of it: its options."""
+        return {"immutable": True, **self.options} if self.takes_none else self.options
+
+    def bare(self) -> Any:
+        """Return a chain without its options, whose steps it shares; any other node itself."""
+        if self.subtask_type != "chain" or self.as_node().own or not self.for_first:
+            return self
+        made = type(self)()
+        made.as_node().steps = self.as_node().steps
+        return made
+
+    def with_mine(self, made: Any) -> Any:
+        """Give what begins with the steps of this chain its options; of any other node nothing."""
+        if self.bare() is self:
+            return made
+        if made.subtask_type != "chain":
+            return made.clone(**self.for_first)
+        return made.told(self.takes_none or None, self.options)
+
+    def opened(self) -> list[Any]:
+        """Return the steps of a chain, to stand in another: a copy of the first has its options."""
+        given, steps = self.for_first, self.as_node().steps.copied()
+        return [steps[0].clone(**given), *steps[1:]] if given and steps else steps
 
     def replace(
         self,

@@ -20,7 +20,7 @@ from cloudq.contrib.celery import (
     maybe_signature,
     signature,
 )
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.testing import drain
 from cloudq.testing.kit.workers import Worker
 
@@ -217,8 +217,7 @@ class TestOptionsOfAChain:
         assert steps.set(countdown=5, queue="q").options == {"countdown": 5, "queue": "q"}
         assert steps.clone(countdown=7)["options"] == {"countdown": 7, "queue": "q"}
         assert steps["options"] == {"countdown": 5, "queue": "q"}
-        assert steps.tasks[0].options == {"countdown": 5, "queue": "q"}
-        assert steps.tasks[1].options == {}
+        assert [step.options for step in steps.tasks] == [{}, {}]
         read = signature(json.loads(json.dumps(steps)))
         assert (read["options"], read.delay().id != steps.delay().id) == (steps["options"], True)
 
@@ -235,6 +234,55 @@ class TestOptionsOfAChain:
         inside.delay()
         assert drain(t.app, queues=["other"])
 
+    def test_a_signature_in_it_is_not_changed(self, t: Sums) -> None:
+        same: Any = t.add.si(1, 2)
+        nodes: list[Any] = [chain(same, same), group([same, same]), chord([same], same)]
+        for node in nodes:
+            node.set(queue="other", task_id="x").clone(countdown=5)
+            assert (same.options, same.id) == ({}, None)
+            started = node.delay()
+            assert started.id == "x"
+        nodes[0].set_immutable(True)
+        assert t.add.s(1, 2).immutable is False
+        assert (same.options, same.id) == ({}, None)
+        same.delay()
+        assert len(drain(t.app, queues=["celery"])) == 1
+
+    def test_they_hold_wherever_it_stands(self, t: Sums) -> None:
+        def routed() -> Any:
+            return (t.add.si(1, 2) | t.add.si(3, 4)).set(queue="other")
+
+        nodes: list[tuple[Any, int]] = [
+            (routed() | t.add.si(1, 1), 1),
+            (chain(routed(), t.add.si(1, 1)), 1),
+            (group([routed(), routed()]), 2),
+            (group(routed() for _ in range(2)), 2),
+            (group(t.add.si(1, 1) for _ in range(3)).set(queue="other"), 3),
+            (group([group([t.add.si(1, 1)] * 2).set(queue="other")]), 2),
+            (chord((t.add.si(1, 1) for _ in range(3)), t.total.s()).set(queue="other"), 3),
+            (group([t.add.si(1, 1)] * 2).set(queue="other") | t.total.s(), 2),
+            (chord([routed()], t.total.s()), 1),
+        ]
+        for node, count in nodes:
+            node.delay()
+            assert len(drain(t.app, queues=["other"])) == count
+            drain(t.app)
+        for node in (t.add.si(1, 1) | group([t.add.si(1, 1)]).set(queue="other"), routed()):
+            t.add.apply_async((1, 1), link=node)
+            drain(t.app, queues=["celery"])
+            drain(t.app, queues=["celery"])
+            assert len(drain(t.app, queues=["other"])) == 1
+            drain(t.app)
+
+    def test_a_wrong_one_is_refused_before_anything_is_sent(self, t: Sums) -> None:
+        steps: Any = t.add.si(1, 2) | t.add.si(3, 4)
+        steps.set(nope=1)
+        nodes: list[Any] = [steps, group([steps]), group([t.add.si(1, 1)]).set(nope=1)]
+        for node in nodes:
+            with pytest.raises((ConfigurationError, InvalidArguments), match="nope"):
+                node.delay()
+        assert not drain(t.app)
+
     def test_an_immutable_one_takes_no_value(self, t: Sums) -> None:
         steps: Any = t.add.s(1, 2) | t.add.s(3)
         for make in (lambda: steps.set_immutable(True), lambda: steps.update(immutable=True)):
@@ -243,8 +291,14 @@ class TestOptionsOfAChain:
             results = [steps.delay(9), chain(t.add.s(1, 1), steps)()]
             drain(t.app)
             assert [result.get(timeout=10) for result in results] == [6, 6]
+            assert not steps.tasks[0].immutable
             steps.set_immutable(False)
-            assert (steps["immutable"], steps.tasks[0].immutable) == (False, False)
+            assert not steps["immutable"]
+        steps.set_immutable(True)
+        for read in (signature(json.loads(json.dumps(steps))), signature(steps.to_dict())):
+            result = read.delay(9)
+            drain(t.app)
+            assert result.get(timeout=10) == 6
 
     def test_a_workflow_has_the_app_of_its_tasks(self, t: Sums) -> None:
         one = t.add.s(1, 2)
