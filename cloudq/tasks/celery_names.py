@@ -106,7 +106,7 @@ class CeleryNames:
 
     @property
     def for_first(self) -> dict[str, Any]:
-        """What the calls that start a composed node have of it: its options."""
+        """The options that a composed node gives to the calls that start it."""
         return {"immutable": True, **self.options} if self.takes_none else self.options
 
     def bare(self) -> Any:

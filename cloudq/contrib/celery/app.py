@@ -28,9 +28,9 @@ from cloudq.contrib.celery.task import (
     own_keywords,
     run_of,
     task_options,
-    translate,
     without_none,
 )
+from cloudq.contrib.celery.workflows import translated
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
 from cloudq.results.eager import EagerResult
@@ -291,13 +291,11 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             raise ConfigurationError(
                 f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
             )
-        translate(node, self.warned)
-        return super().start(node, args, kwargs or {})
+        return super().start(translated(node, self.warned), args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now, whose calls may have Celery's options."""
-        translate(node, self.warned)
-        return super().start_eagerly(node, args, kwargs)
+        return super().start_eagerly(translated(node, self.warned), args, kwargs)
 
     def apply(
         self,

@@ -37,7 +37,7 @@ from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
-from cloudq.tasks.signature import Node, Signature
+from cloudq.tasks.signature import Signature
 
 _EXCHANGE = ("exchange", "routing_key", "exchange_type")
 
@@ -317,22 +317,6 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
-
-
-def translate(node: Node[Any], warned: set[str]) -> None:
-    """Translate the call options at every place of a workflow. Raises `ConfigurationError`.
-
-    Members of a generator that is read as it is sent keep theirs.
-    """
-    waiting, seen = [node], set[int]()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if each.options:
-            each.options = call_options(each.options, of=each.name, warned=warned)
-        waiting += [*each.peek(), *each.links, *each.link_errors]
 
 
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
