@@ -13,6 +13,7 @@ from cloudq.app.registration import (
     BoundDecorator,
     Decorator,
     PeriodicDecorator,
+    Tasks,
     annotate,
     check_task_options,
     middleware_of,
@@ -82,7 +83,7 @@ class CloudQ:
         **values: Any,
     ) -> None:
         self.task_cls = task_cls
-        self.tasks: dict[str, Task[..., Any]] = {}
+        self.tasks: dict[str, Task[..., Any]] = Tasks()
         self.middleware = middleware_of(middleware)
         given = {"broker": broker, "backend": backend, "include": include}
         self._given = settings.plain_names(values) | {

@@ -12,6 +12,7 @@ from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action
 from cloudq.messages.body import encode
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.payload_places import storing
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.eager import EagerResult
@@ -32,6 +33,7 @@ class Eager:
     """
 
     result_type: type[EagerResult[Any]] = EagerResult
+    workflows_type: type[EagerWorkflows] = EagerWorkflows
     raises = False
 
     def __init__(
@@ -40,7 +42,7 @@ class Eager:
         self._executor = executor
         self._tasks = tasks
         self._builder = builder
-        self._workflows = EagerWorkflows(tasks, self._run)
+        self._workflows = self.workflows_type(tasks, self._run)
 
     def apply(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -49,8 +51,7 @@ class Eager:
         if options.link or options.link_error:
             linked: Any = self.start(task.linked(options, args, kwargs))
             return linked
-        opens = self._executor.runtime.payloads
-        message = storing(opens, self._builder.of_call, task, options, args, kwargs)
+        message = self.message(task, options, args, kwargs)
         encode(message)  # refuses what no message can hold, as `send` does
         while True:
             delivery = Delivery(
@@ -85,6 +86,13 @@ class Eager:
         result = self.result_type(record, **more)
         result.loads = LargeValues(self._executor.runtime.payloads).load
         return result
+
+    def message(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """Make the message of a call."""
+        build, opens = self._builder.of_call, self._executor.runtime.payloads
+        return storing(opens, build, task, options, args, kwargs)
 
     def start(self, node: Node[Any]) -> AnyResult:
         """Run a workflow; its result, which has ended."""

@@ -8,7 +8,7 @@ from types import MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, cast, overload
 
 from cloudq.app.functions import as_function, module_of, same
-from cloudq.errors import ConfigurationError, did_you_mean
+from cloudq.errors import ConfigurationError, UnknownTask, did_you_mean
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.limits.keys import check_keys
@@ -69,6 +69,13 @@ class BoundDecorator(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[S, P], R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+class Tasks(dict[str, Task[..., Any]]):
+    """The tasks of an app by their names."""
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        raise UnknownTask(f"no task is named {name!r} in this process")
 
 
 def check_task_options(options: dict[str, Any]) -> TaskOptions:

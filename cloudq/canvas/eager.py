@@ -37,6 +37,10 @@ class EagerWorkflows:
         end_of(made).id = id
         return self._started(made, (), None)
 
+    def ends_chain(self, result: AnyResult) -> bool:
+        """Say if a chain ends early, with this result of one of its steps as its own: never."""
+        return False
+
     def _started(
         self, node: Node[Any], before: Sequence[Any], parent: AnyResult | None
     ) -> AnyResult:
@@ -74,6 +78,8 @@ class EagerWorkflows:
         first, *later = node.tasks
         result = self._started(first, before, parent)
         for step in later:
+            if self.ends_chain(result):
+                return result
             ended = _unsuccessful(result)
             if ended is None:
                 result = self._started(step, (result.get(),), result)

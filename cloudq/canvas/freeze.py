@@ -41,10 +41,21 @@ def frozen(
     With `in_slot` the value goes to a join, so a group at the end is collected into one value.
     `numbers` gives the members of groups, and with `is_member` the node itself, ids in bundles.
     """
-    node = node.clone()
+    node = passed_on(node.clone())
     return _frozen(
         _numbered(node, numbers) if is_member else node, in_slot=in_slot, numbers=numbers
     )
+
+
+def passed_on(node: Node[Any]) -> Node[Any]:
+    """Give the options of composed nodes, those inside them too, to the calls that start them.
+
+    For copies alone: a program may use one signature at several places.
+    """
+    for each in walk(node):
+        if not isinstance(each, Signature):
+            each.pass_on()
+    return node
 
 
 def _numbered(member: Node[Any], numbers: Numbers | None) -> Node[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudq.canvas.freeze import EMPTY
+from cloudq.canvas.freeze import EMPTY, passed_on
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.messages.json_text import json_bytes
 from cloudq.messages.values import to_wire
@@ -35,7 +35,8 @@ class Checks:
         """Check a whole workflow, which reads its generators. Raises `InvalidArguments`."""
         named: set[str] = set()
         count = 0
-        for part in _parts(node):
+        composed: list[Node[Any]] = []
+        for part in _parts(node, composed):
             self._check_options(part)
             if part.is_errback:
                 continue
@@ -50,6 +51,9 @@ class Checks:
                 )
             if id is not None:
                 named.add(id)
+        if composed:  # a copy has the options where they take effect
+            for part in _parts(passed_on(node.clone())):
+                self._check_options(part)
 
     def shape(self, node: Node[Any]) -> None:
         """Check only for cycles, depth and size, so that the workflow can be copied."""
@@ -121,9 +125,10 @@ class Part:
         return _at(self.path)
 
 
-def _parts(node: Node[Any]) -> Iterator[Part]:
+def _parts(node: Node[Any], composed: list[Node[Any]] | None = None) -> Iterator[Part]:
     """Yield the signatures of a workflow, those of its callbacks and error callbacks too.
 
+    Composed nodes that have options are added to `composed`.
     Raises `InvalidArguments` for a cyclic or deep one.
     """
     stack = [_Visit(node=node)]
@@ -146,6 +151,8 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
             )
         if isinstance(current, Signature):
             yield Part(signature=current, path=path, given=visit.given, is_errback=visit.is_errback)
+        elif composed is not None and current.options:
+            composed.append(current)
         inside = [*_inside(current, visit.given), *_callbacks(current)]
         stack += [visit.below(each, name, takes) for each, name, takes in reversed(inside)]
         errbacks = enumerate(current.link_errors, 1)
@@ -174,6 +181,7 @@ class _Visit:
 
 def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool]]:
     """Return the parts of a node: each with a name, and whether it gets a value first."""
+    given = given and not node.takes_none
     if isinstance(node, chain):
         return [(s, f"step {n}", given or n > 1) for n, s in enumerate(node.tasks, 1)]
     if isinstance(node, chord):

@@ -16,6 +16,7 @@ from cloudq.canvas.freeze import (
     frozen,
     has_given_ids,
     outside_headers,
+    passed_on,
     result_of,
     results_in,
 )
@@ -260,7 +261,7 @@ class Starter:
         results: list[Any] = []
         numbers = self._publisher.numbers()
         with _partly_started(results):
-            for portion in self._portions(members):
+            for portion in self._portions(members, {}):
                 plan = Plan()
                 sending: list[Any] = []
                 for member in portion:
@@ -287,7 +288,7 @@ class Starter:
         key, results, ends = join_key(join), list[Any](), ends_of(body, place)
         try:
             with _partly_started(results):
-                for portion in self._portions(node.header):
+                for portion in self._portions(node.header, node.options):
                     self._stream_members(join, portion, results, place, ends)
         except BaseException as error:
             self._joins.abandon(
@@ -338,8 +339,10 @@ class Starter:
             self.carry_out(plan, _ids(results))
         results += sending
 
-    def _portions(self, members: group[Any]) -> Iterator[list[Node[Any]]]:
-        stream = flattened(members.stream())
+    def _portions(
+        self, members: group[Any], options: Mapping[str, Any]
+    ) -> Iterator[list[Node[Any]]]:
+        stream = flattened(_with_options(members, {**members.options, **options}))
         count = 0
         while portion := list(islice(stream, _PORTION)):
             for member in portion:
@@ -347,6 +350,13 @@ class Starter:
             count += len(portion)
             self._checks.count(count)
             yield portion
+
+
+def _with_options(members: group[Any], options: dict[str, Any]) -> Iterator[Node[Any]]:
+    """Yield the members of a stream with the options of the nodes around them."""
+    for member in members.stream():
+        inside = not isinstance(member, Signature) and member.options
+        yield passed_on(member.clone(**options)) if options or inside else member
 
 
 @contextmanager

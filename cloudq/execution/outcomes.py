@@ -13,7 +13,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
-from cloudq.execution.error_text import error_text, reason_of, spent, utf8, with_error
+from cloudq.execution.error_text import reason_of, spent, utf8, with_error
 from cloudq.execution.settlement import (
     EAGER,
     Action,
@@ -212,12 +212,12 @@ class Outcomes:
         number = message.retries + 1
         in_place = self.stays_in_place(job.delivery)
         record = None
-        if in_place or (self.tracks(task) and not self.ignores_result(message)):
+        tracked = self.tracks(task) or self._runtime.conf.task_track_retries
+        if in_place or (tracked and not self.ignores_result(message)):
             record = replace(
-                self.record(job, State.RETRY, started),
+                with_error(self.record(job, State.RETRY, started), cause),
                 retries=number,
                 fence=fence(number + message.replaced + message.continued, 0),
-                error=error_text(cause),
             )
         settled = Settlement(
             action=Action.ACK,

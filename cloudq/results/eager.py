@@ -51,6 +51,11 @@ class EagerResult(AsyncResult[R]):
         self.restore, self._backend, self.actions, self.message = _as_is, None, None, None
 
     @property
+    def error(self) -> BaseException | None:
+        """The exception that the task raised; None for none."""
+        return self._error
+
+    @property
     def unsuccessful(self) -> Record | None:
         """The end that what follows gets; None where it may start, after a success."""
         return self._because or (None if self.record.state is State.SUCCESS else self.record)

@@ -58,7 +58,7 @@ class crontab:  # noqa: N801 (Celery's name)
                 raise ScheduleError(
                     f"crontab: {minute!r} is a whole line: leave the other fields out"
                 )
-            minute, hour, day_of_month, month_of_year, day_of_week = _line(minute)
+            minute, hour, day_of_month, month_of_year, day_of_week = five_fields(minute)
             if not (day_of_month.startswith("*") or day_of_week.startswith("*")):
                 days = "either"
         self._fill(minute, hour, day_of_week, day_of_month, month_of_year, days)
@@ -87,7 +87,7 @@ class crontab:  # noqa: N801 (Celery's name)
     @classmethod
     def from_string(cls, line: str) -> crontab:
         """The times of a line `minute hour day-of-month month day-of-week`, by Celery's rule."""
-        minute, hour, dom, moy, dow = _line(line)
+        minute, hour, dom, moy, dow = five_fields(line)
         return cls(minute, hour, dow, dom, moy)
 
     @property
@@ -129,7 +129,8 @@ def read_crontab(line: str, days: str) -> crontab:
     return crontab(line) if days == "either" else crontab.from_string(line)
 
 
-def _line(line: str) -> list[str]:
+def five_fields(line: str) -> list[str]:
+    """Split a line of cron. Raises `ConfigurationError` for one that has not five fields."""
     parts = line.split()
     if line.strip().startswith("@"):
         raise ScheduleError(f"crontab: {line!r}: write the five fields, as in '0 0 * * *'")

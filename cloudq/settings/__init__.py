@@ -120,6 +120,9 @@ class Settings:
         default={}, description='message format written to a queue: {"orders": "celery"}'
     )
     task_track_started: bool = setting(default=False, description="store STARTED and RETRY too")
+    task_track_retries: bool = setting(
+        default=False, description="store RETRY too, also of tasks whose start is not stored"
+    )
     task_events: Level | None = setting(
         default=None,
         choices=Level,

@@ -37,6 +37,10 @@ class AsDict(dict[str, Any]):
             return {}
         return {name: value for name, value in super().items() if name != "task"}
 
+    def set_immutable(self, immutable: bool) -> None:
+        """Let the node take no value of earlier tasks, or take it again."""
+        raise NotImplementedError
+
     def _call(self) -> dict[str, Any]:
         """Return the task and the arguments; of a composed signature its parts."""
         raise NotImplementedError
@@ -75,7 +79,10 @@ class AsDict(dict[str, Any]):
         """Set a part. Raises `InvalidArguments` for those that a composed signature has not."""
         if self.subtask_type is not None and key != "immutable":
             raise InvalidArguments(f"a {self.subtask_type} has no {key} to set: make it anew")
-        setattr(self, key, value)
+        if self.subtask_type is not None:
+            self.set_immutable(bool(value))
+        else:
+            setattr(self, key, value)
 
     def __delitem__(self, key: str) -> None:
         if key in self._view() and key not in self.kept:

@@ -26,7 +26,8 @@ class Callback(AsDict):
     is_call = False  # true of a signature, which is one call of one task
 
     def __init__(self, app: TaskApp | None = None) -> None:
-        self.app = app
+        if app is not None or self.is_call:  # a composed node has that of its first task
+            self.app = app
         self.id: str | None = None
         self.options: dict[str, Any] = {}
         self.links: list[Any] = []
@@ -46,8 +47,8 @@ class Callback(AsDict):
 
     @property
     def own(self) -> bool:
-        """Tell whether the node has callbacks or options, so that its parts cannot stand alone."""
-        return bool(self.links or self.link_errors or self.options)
+        """Tell whether the node has callbacks, so that its parts cannot stand alone."""
+        return bool(self.links or self.link_errors)
 
     def take_id(self, id: str) -> None:
         """Give the node's result this id. Raises `InvalidArguments` for what is none."""
@@ -76,6 +77,8 @@ class Callback(AsDict):
             made["id"] = self.id
         if self.options:
             made["options"] = {key: to_wire(value) for key, value in self.options.items()}
+        if not self.is_call and vars(self).get("immutable"):
+            made["immutable"] = True
         if self.links:
             made["link"] = [callback.to_dict() for callback in self.links]
         if self.link_errors:
@@ -144,23 +147,31 @@ def _copied(value: Any, above: tuple[int, ...]) -> Any:
         raise EncodeError(f"a value of a signature cannot be copied: {error}") from error
 
 
+def first_app(node: Callback) -> TaskApp | None:
+    """Return the app of the first part that has one; None for none."""
+    apps = (vars(each).get("app") for each in _parts(node))
+    return next((app for app in apps if app is not None), None)
+
+
+def _parts(node: Callback) -> Iterator[Callback]:
+    """Yield a node and all nodes inside it; of an unread generator only the first."""
+    stack, seen = [node], set[int]()
+    while stack:
+        current = stack.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            stack += current.peek()
+
+
 def app_of(node: Callback) -> TaskApp | None:
     """Return the app of the first part that has one; None for a node without any call.
 
     Raises `ConfigurationError` for calls that belong to no app.
     """
-    stack, seen, calls = [node], set[int](), 0
-    while stack:
-        current = stack.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        if current.app is not None:
-            return current.app
-        calls += current.is_call
-        stack += current.peek()
-    if calls == 0:
-        return None
+    app = first_app(node)
+    if app is not None or not any(each.is_call for each in _parts(node)):
+        return app
     raise ConfigurationError(
         f"{node!r} belongs to no app: make it with task.s(...) or app.signature(...)"
     )

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 from cloudq.errors import ConfigurationError, UnknownTask
 from cloudq.messages.message import new_id
 from cloudq.results.groups import GroupResult
+from cloudq.tasks.callback import first_app
 
 
 class CeleryNames:
@@ -26,15 +27,18 @@ class CeleryNames:
     def _call(self) -> dict[str, Any]:
         """Return the name that Celery gives to the kind of node, and its parts as arguments."""
         node, name = self.as_node(), f"celery.{self.subtask_type}"
+        immutable = vars(self).get("immutable", False)
         parts: dict[str, Any] = {"tasks": node.tasks}
         if self.subtask_type == "chord":
             parts = {"header": parts["tasks"], "body": node.body, "kwargs": {}}
-        return {"task": name, "args": (), "kwargs": parts}
+        return {"task": name, "args": (), "kwargs": parts, "immutable": immutable}
 
     def __getattr__(self, name: str) -> Any:
         # Of a composed signature; a single one has attributes of these names.
         if name in ("task", "args", "kwargs", "immutable") and self.subtask_type is not None:
             return self.as_node()[name]
+        if name == "app":
+            return first_app(self.as_node())
         if name == "tasks" and self.subtask_type == "chord":
             return self.as_node().header.tasks
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -78,6 +82,53 @@ class CeleryNames:
     def set_immutable(self, immutable: bool) -> None:
         """Let the node take no value of earlier tasks, or take it again."""
         self.as_node().set(immutable=immutable)
+
+    def told(self, immutable: bool | None, options: dict[str, Any]) -> Self:
+        """Keep what was set of a composed node, whose parts may stand at other places too."""
+        self.options |= options
+        if immutable is not None and self.subtask_type == "chain":
+            vars(self)["immutable"] = immutable
+        elif immutable is not None:  # of a group and a header its members, as in Celery
+            for node in self.as_node().first():
+                node.set(immutable=immutable)
+        return self
+
+    @property
+    def takes_none(self) -> bool:
+        """Tell whether a chain takes no value of earlier tasks."""
+        return vars(self).get("immutable", False) and self.subtask_type is not None
+
+    def pass_on(self) -> None:
+        """Give the options of a composed node, however they were set, to its first tasks."""
+        given, self.options = self.for_first, {}
+        for node in self.as_node().first() if given else ():
+            node.set(**given)
+
+    @property
+    def for_first(self) -> dict[str, Any]:
+        """The options that a composed node gives to the calls that start it."""
+        return {"immutable": True, **self.options} if self.takes_none else self.options
+
+    def bare(self) -> Any:
+        """Return a chain without its options, whose steps it shares; any other node itself."""
+        if self.subtask_type != "chain" or self.as_node().own or not self.for_first:
+            return self
+        made = type(self)()
+        made.as_node().steps = self.as_node().steps
+        return made
+
+    def with_mine(self, made: Any) -> Any:
+        """Give what begins with the steps of this chain its options; of any other node nothing."""
+        if self.bare() is self:
+            return made
+        if made.subtask_type != "chain":
+            return made.clone(**self.for_first)
+        return made.told(self.takes_none or None, self.options)
+
+    def opened(self) -> list[Any]:
+        """Return the steps of a chain, to stand in another: a copy of the first has its options."""
+        given, steps = self.for_first, self.as_node().steps.copied()
+        return [steps[0].clone(**given), *steps[1:]] if given and steps else steps
 
     def replace(
         self,

@@ -39,7 +39,7 @@ class Node(CeleryNames, Callback, Generic[R]):
     def __or__(self, other: Node[S]) -> Node[S]: ...
     def __or__(self, other: Node[S]) -> Node[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            return joined(nodes_in([self, other]))
+            return self.with_mine(joined(nodes_in([self.bare(), other])))
         except RecursionError as error:
             raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
@@ -56,8 +56,9 @@ class Node(CeleryNames, Callback, Generic[R]):
 
     def prepend(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Put arguments before those of the first tasks; immutable signatures take none."""
-        for node in self.first():
-            node.prepend(args, kwargs)
+        if not self.takes_none:
+            for node in self.first():
+                node.prepend(args, kwargs)
 
     def first(self) -> Sequence[Node[Any]]:
         """Return the nodes that start when this one does."""
@@ -71,9 +72,7 @@ class Node(CeleryNames, Callback, Generic[R]):
         given: Any = self._linked(options)
         if (id := given.pop("task_id", None)) is not None:
             self.take_id(id)
-        for node in self.first():
-            node.set(immutable=immutable, **given)
-        return self
+        return self.told(immutable, given)
 
     def _linked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Add the callbacks among the options to this node, and return the other options."""
@@ -180,7 +179,7 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
         steps: list[Node[Any]] = []
         for node in nodes_in(tasks):
             opened = isinstance(node, chain) and not node.own
-            inside: list[Any] = node.steps.copied() if opened else [node]
+            inside: list[Any] = node.opened() if opened else [node]
             while inside and is_empty(inside[-1]):
                 inside.pop()
             steps += inside
@@ -202,8 +201,8 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
         return self.steps.first
 
     def take_id(self, id: str) -> None:
-        for step in self.steps.last:
-            step.set(task_id=id)
+        for step in self.tasks[-1:]:
+            self.tasks[-1] = step.clone(task_id=id)
 
     def parts(self) -> Sequence[Node[Any]]:
         return self.tasks
@@ -311,7 +310,7 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
         return self.header.tasks
 
     def take_id(self, id: str) -> None:
-        self.body.set(task_id=id)
+        self.body = self.body.clone(task_id=id)
 
     def parts(self) -> Sequence[Node[Any]]:
         return self.header, self.body
@@ -359,9 +358,10 @@ def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
 
 def _after(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     while is_group(node) and len(node) == 1:
-        node = joined(node.parts())
+        options, node = node.options, joined(node.parts())
+        node = node.clone(**options) if options else node
     if isinstance(node, chain) and not node.own:
-        first, *rest = node.steps.copied()
+        first, *rest = node.opened()
         return [*_after(last, first), *rest]
     return _followed(last, node)
 
@@ -394,7 +394,7 @@ def _steps(nodes: Iterable[Node[Any]]) -> Iterator[Node[Any] | Steps[Node[Any]]]
     for node in nodes:
         if node.own or not isinstance(node, chain):
             yield node
-        elif node.steps.is_simple:
+        elif node.steps.is_simple and not node.for_first:
             yield node.steps
         else:
-            yield from _steps(node.tasks)
+            yield from _steps(node.opened())

@@ -30,6 +30,8 @@ def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
         # Those of a newer release do nothing; those of a program are checked when it is started.
         if app is not None or key in CallOptions.__annotations__
     }
+    if made.get("immutable") and not node.is_call:
+        node.set_immutable(True)
     node.links = [from_dict(callback, app) for callback in made.get("link", ())]
     node.link_errors = [from_dict(errback, app) for errback in made.get("link_error", ())]
     return node
@@ -41,7 +43,7 @@ def _from_celery(made: Mapping[str, Any]) -> dict[str, Any]:
     given: Any = made.get("kwargs") or {}
     read: dict[str, Any] = {"id": options.pop("task_id", None)}
     read |= {name: options.pop(name, None) or () for name in ("link", "link_error")}
-    read["options"] = options
+    read |= {"options": options, "immutable": bool(made.get("immutable"))}
     match made["subtask_type"]:
         case "chain" | "group" as kind:
             return {**read, kind: list(given.get("tasks") or ())}

@@ -19,7 +19,7 @@ from cloudq.contrib.celery.result import (
     allow_join_result,
     result_from_tuple,
 )
-from cloudq.testing import drain
+from cloudq.testing import drain, eventually
 
 
 class Shop:
@@ -280,3 +280,55 @@ def test_no_task_waits_for_another(shop: Shop) -> None:
 def test_what_results_do_not_have_says_why(shop: Shop) -> None:
     with pytest.raises(AttributeError, match="cloudq graph"):
         _ = done(shop).graph
+
+
+class TestEndsAsInCelery:
+    def test_a_rejected_call_has_failed(self, shop: Shop) -> None:
+        @shop.app.task
+        def rejects() -> None:
+            raise errors.Reject("broken", False)
+
+        result = shop.run(rejects.delay())
+        assert (result.state, result.failed(), result.ready()) == ("FAILURE", True, True)
+        assert isinstance(result.result, errors.Reject)
+        with pytest.raises(errors.Reject, match="broken"):
+            result.get()
+        last = shop.run(chain(rejects.si(), shop.add.si(1, 1))())
+        assert (last.parent.state, last.state) == ("FAILURE", "FAILURE")
+        members = shop.run(group(rejects.si(), shop.add.si(1, 1))())
+        assert members.failed()
+
+    def test_a_result_without_an_id_is_a_value_error(self, shop: Shop) -> None:
+        makers: list[Any] = [AsyncResult, shop.app.AsyncResult, shop.add.AsyncResult]
+        for make in makers:
+            with pytest.raises(ValueError, match="id"):
+                make(None)
+
+    @pytest.mark.parametrize("tracked", [False, True])
+    def test_the_error_of_a_try_is_seen_before_the_next(self, shop: Shop, tracked: bool) -> None:
+        @shop.app.task(bind=True, track_started=tracked, max_retries=1)
+        def later(self: Any) -> int:
+            if self.request.retries:
+                return 5
+            raise self.retry(countdown=0.3, exc=KeyError("x"))
+
+        result = later.delay()
+        drain(shop.app)
+        assert (result.state, result.ready(), result.successful()) == ("RETRY", False, False)
+        assert (repr(result.result), repr(result.info)) == ("KeyError('x')", "KeyError('x')")
+        assert "KeyError" in (result.traceback or "")
+        assert eventually(lambda: shop.run(result).successful())
+        assert (result.state, result.result, result.traceback) == ("SUCCESS", 5, None)
+
+    def test_no_try_is_recorded_where_nothing_is_or_where_none_should_be(self, shop: Shop) -> None:
+        @shop.app.task(bind=True, max_retries=1)
+        def later(self: Any) -> None:
+            raise self.retry(countdown=0.2, exc=KeyError("x"))
+
+        ignored = later.apply_async(ignore_result=True)
+        drain(shop.app)
+        assert shop.app.AsyncResult(ignored.id).state == "PENDING"
+        shop.app.conf.task_track_retries = False
+        result = later.delay()
+        drain(shop.app)
+        assert result.state == "PENDING"

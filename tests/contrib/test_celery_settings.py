@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -178,7 +179,45 @@ def test_routes_are_rid_of_exchanges(app: Celery) -> None:
 
 @pytest.mark.parametrize("rule", CARRIED, ids=lambda rule: rule.name)
 def test_a_carried_setting_is_read_under_its_name(app: Celery, rule: Rule) -> None:
-    assert app.conf[rule.name] == getattr(app.conf.settings(), rule.to)
+    if rule.name not in IN_CELERYS_FORM:
+        assert app.conf[rule.name] == getattr(app.conf.settings(), rule.to)
+
+
+IN_CELERYS_FORM = {
+    "result_expires": timedelta(days=1),
+    "task_publish_retry": True,
+    "task_publish_retry_policy": {"max_retries": 3},
+    "timezone": None,
+    "worker_pool": "prefork",
+    "worker_send_task_events": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "ours"),
+    [
+        ("result_expires", 60, 60.0),
+        ("result_expires", timedelta(hours=2), 7200.0),
+        ("task_publish_retry", False, 0),
+        ("task_time_limit", timedelta(minutes=1), 60.0),
+        ("timezone", "Asia/Tokyo", "Asia/Tokyo"),
+        ("timezone", ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+        ("worker_pool", "threads", "threads"),
+        ("worker_send_task_events", True, "tracked"),
+    ],
+)
+def test_a_setting_is_read_as_it_was_given(app: Celery, name: str, given: Any, ours: Any) -> None:
+    if name in IN_CELERYS_FORM:
+        assert app.conf[name] == IN_CELERYS_FORM[name]
+    app.conf.update({name: given})
+    assert app.conf[name] == given
+    assert getattr(app.conf.settings(), SETTINGS.find(name).to) == ours
+
+
+def test_a_setting_of_another_source_is_read_too(app: Celery) -> None:
+    app.conf.result_expires = 60
+    app.configure(result_expires=30.0, timezone="Asia/Tokyo")
+    assert (app.conf.result_expires, app.conf.timezone) == (30.0, "Asia/Tokyo")
 
 
 def test_a_module_is_read_in_lower_and_in_upper_case(app: Celery, config: types.ModuleType) -> None:

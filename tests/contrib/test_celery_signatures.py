@@ -20,7 +20,7 @@ from cloudq.contrib.celery import (
     maybe_signature,
     signature,
 )
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.testing import drain
 from cloudq.testing.kit.workers import Worker
 
@@ -209,3 +209,113 @@ def test_frozen_nodes_are_sent_with_their_ids(t: Sums, case: tuple[Any, Any]) ->
     assert sent.id == frozen.id
     drain(t.app)
     assert frozen.get(timeout=1) == sent.get(timeout=1) == value
+
+
+class TestOptionsOfAChain:
+    def test_what_is_set_can_be_read(self, t: Sums) -> None:
+        steps = t.add.s(1, 2) | t.add.s(3)
+        assert steps.set(countdown=5, queue="q").options == {"countdown": 5, "queue": "q"}
+        assert steps.clone(countdown=7)["options"] == {"countdown": 7, "queue": "q"}
+        assert steps["options"] == {"countdown": 5, "queue": "q"}
+        assert [step.options for step in steps.tasks] == [{}, {}]
+        read = signature(json.loads(json.dumps(steps)))
+        assert (read["options"], read.delay().id != steps.delay().id) == (steps["options"], True)
+
+    @pytest.mark.parametrize("kind", ["chain", "group", "chord"])
+    def test_what_is_put_among_them_takes_effect(self, t: Sums, kind: str) -> None:
+        members = [t.add.s(1, 2), t.add.s(3, 4)]
+        nodes = {"chain": members[0] | t.add.s(3), "group": group(members)}
+        node: Any = {**nodes, "chord": chord(members, t.total.s())}[kind]
+        node["options"].update(queue="other")
+        node.delay()
+        assert not drain(t.app, queues=["celery"])
+        # A chord's are those of its body too.
+        assert len(drain(t.app, queues=["other"])) == {"chain": 1, "group": 2, "chord": 3}[kind]
+        inside: Any = chord([node, t.add.s(1, 1)], t.total.s())
+        inside.delay()
+        assert drain(t.app, queues=["other"])
+
+    def test_a_signature_in_it_is_not_changed(self, t: Sums) -> None:
+        same: Any = t.add.si(1, 2)
+        nodes: list[Any] = [chain(same, same), group([same, same]), chord([same], same)]
+        for node in nodes:
+            node.set(queue="other", task_id="x").clone(countdown=5)
+            assert (same.options, same.id) == ({}, None)
+            started = node.delay()
+            assert started.id == "x"
+        nodes[0].set_immutable(True)
+        assert t.add.s(1, 2).immutable is False
+        assert (same.options, same.id) == ({}, None)
+        same.delay()
+        assert len(drain(t.app, queues=["celery"])) == 1
+
+    def test_they_hold_wherever_it_stands(self, t: Sums) -> None:
+        def routed() -> Any:
+            return (t.add.si(1, 2) | t.add.si(3, 4)).set(queue="other")
+
+        nodes: list[tuple[Any, int]] = [
+            (routed() | t.add.si(1, 1), 1),
+            (chain(routed(), t.add.si(1, 1)), 1),
+            (group([routed(), routed()]), 2),
+            (group(routed() for _ in range(2)), 2),
+            (group(t.add.si(1, 1) for _ in range(3)).set(queue="other"), 3),
+            (group([group([t.add.si(1, 1)] * 2).set(queue="other")]), 2),
+            (chord((t.add.si(1, 1) for _ in range(3)), t.total.s()).set(queue="other"), 4),
+            (group([t.add.si(1, 1)] * 2).set(queue="other") | t.total.s(), 2),
+            (chord([routed()], t.total.s()), 1),
+        ]
+        for node, count in nodes:
+            node.delay()
+            assert len(drain(t.app, queues=["other"])) == count
+            drain(t.app)
+        for node in (t.add.si(1, 1) | group([t.add.si(1, 1)]).set(queue="other"), routed()):
+            t.add.apply_async((1, 1), link=node)
+            drain(t.app, queues=["celery"])
+            drain(t.app, queues=["celery"])
+            assert len(drain(t.app, queues=["other"])) == 1
+            drain(t.app)
+
+    def test_a_wrong_one_is_refused_before_anything_is_sent(self, t: Sums) -> None:
+        steps: Any = t.add.si(1, 2) | t.add.si(3, 4)
+        steps.set(nope=1)
+        nodes: list[Any] = [steps, group([steps]), group([t.add.si(1, 1)]).set(nope=1)]
+        for node in nodes:
+            with pytest.raises((ConfigurationError, InvalidArguments), match="nope"):
+                node.delay()
+        assert not drain(t.app)
+
+    def test_an_immutable_one_takes_no_value(self, t: Sums) -> None:
+        steps: Any = t.add.s(1, 2) | t.add.s(3)
+        for make in (lambda: steps.set_immutable(True), lambda: steps.update(immutable=True)):
+            make()
+            assert (steps["immutable"], steps.immutable) == (True, True)
+            results = [steps.delay(9), chain(t.add.s(1, 1), steps)()]
+            drain(t.app)
+            assert [result.get(timeout=10) for result in results] == [6, 6]
+            assert not steps.tasks[0].immutable
+            steps.set_immutable(False)
+            assert not steps["immutable"]
+        steps.set_immutable(True)
+        for read in (signature(json.loads(json.dumps(steps))), signature(steps.to_dict())):
+            result = read.delay(9)
+            drain(t.app)
+            assert result.get(timeout=10) == 6
+
+    def test_a_workflow_has_the_app_of_its_tasks(self, t: Sums) -> None:
+        one = t.add.s(1, 2)
+        nodes: list[Any] = [one | one, group(one, one), chord([one], one), chord([one | one], one)]
+        for node in nodes:
+            assert node.app is t.app
+        empty: Any = group([])
+        assert empty.app is None
+        with Celery("other", broker="memory://other", set_as_current=False) as other:
+            assert group([one], app=other).app is other
+
+    def test_chunks_are_a_group(self, t: Sums) -> None:
+        parts: Any = t.add.chunks([(1, 2), (3, 4), (5, 6)], 2)
+        assert (len(parts.group()), type(parts.group()).__name__) == (2, "group")
+        results = [parts(), parts.group()(), (parts | t.run.si("x")).tasks]
+        drain(t.app)
+        assert [result.get(timeout=10) for result in results[:2]] == [[[3, 7], [11]]] * 2
+        assert len(results[2]) == 2
+        assert pickle.loads(pickle.dumps(parts)) == parts

@@ -410,6 +410,65 @@ class TestEager:
         assert kept.delay().get() == 6
         assert rejected.delay().state == "REJECTED"
 
+    def test_a_chain_ends_at_a_step_that_is_ignored_or_rejected(self, celery_app: Any) -> None:
+        ran: list[str] = []
+
+        @celery_app.task
+        def ends(how: str) -> None:
+            raise getattr(exceptions, how)
+
+        @celery_app.task
+        def note(*args: Any) -> int:
+            ran.append("note")
+            return 1
+
+        for how, state in (("Ignore", "IGNORED"), ("Reject", "REJECTED")):
+            end = ends.si(how)
+            results = [
+                chain(end, note.si(), note.s()).apply(),
+                chain(note.si(), end, note.s()).apply(),
+                group([chain(end, note.si())]).apply()[0],
+            ]
+            assert [(each.state, each.get(), each.failed()) for each in results] == [
+                (state, None, False)
+            ] * 3
+            assert [each.parent and each.parent.state for each in results] == [
+                None,
+                "SUCCESS",
+                None,
+            ]
+            assert ran == ["note"]
+            ran.clear()
+
+    def test_a_task_that_exits_ends_the_program(self, celery_app: Any) -> None:
+        @celery_app.task
+        def exits() -> None:
+            raise SystemExit(3)
+
+        calls: list[Any] = [exits.apply, chain(exits.si(), exits.si()).apply]
+        for call in calls:
+            with pytest.raises(SystemExit) as caught:
+                call()
+            assert caught.value.code == 3
+
+    def test_tries_before_it_are_counted(self, celery_app: Any) -> None:
+        @celery_app.task(bind=True, max_retries=3, default_retry_delay=0)
+        def tries(self: Any, seen: list[int] | None = None) -> int:
+            if self.request.retries < 3:
+                raise self.retry()
+            return self.request.retries
+
+        @celery_app.task(bind=True)
+        def counted(self: Any, *args: Any) -> int:
+            return self.request.retries
+
+        assert counted.apply(retries=2).get() == 2
+        assert tries.apply(retries=1).get() == 3
+        assert counted.apply(retries=2, link=counted.s()).get() == 2
+        assert counted.apply(retries=None).get() == 0
+        with pytest.warns(IgnoredByCloudQ, match="log"):
+            counted.apply(loglevel=10, logfile="x")
+
     def test_exceptions_are_raised_where_celery_raises_them(self, celery_app: Any) -> None:
         @celery_app.task
         def boom(*args: Any) -> None:
@@ -539,7 +598,11 @@ def test_a_request_has_celerys_fields(celery_app: Any, celery_worker: Worker) ->
         request = self.request
         called = [len(each or ()) for each in (request.callbacks, request.errbacks, request.chain)]
         texts = [request.argsrepr, request.kwargsrepr, request.lang]
-        headers = [request.get("tenant"), request.get("nothing", 5), request.headers.get("tenant")]
+        headers = [
+            request.get("tenant"),
+            request.get("nothing", 5),
+            (request.headers or {}).get("tenant"),
+        ]
         return [called, texts, headers, request.group_index, request.ignore_result]
 
     plain = show.apply_async((1,), headers={"tenant": "t"}, link_error=show.si()).get(PATIENCE)
@@ -555,6 +618,102 @@ def test_a_request_has_celerys_fields(celery_app: Any, celery_worker: Worker) ->
 
     with pytest.raises(AttributeError, match="nothing"):
         missing.apply().get()
+
+
+def test_a_request_has_them_in_celerys_form(celery_app: Any, celery_worker: Worker) -> None:
+    @celery_app.task(bind=True)
+    def show(self: Any, *args: Any) -> Any:
+        found = self.request
+        return [found.id, found.headers, found.utc, found.delivery_info, found.properties and 1]
+
+    queue = {"exchange": "", "routing_key": "celery", "redelivered": False, "priority": 0}
+    result = show.delay()
+    assert result.get(timeout=PATIENCE) == [result.id, None, None, queue, 1]
+    eager = {"is_eager": True, "exchange": None, "routing_key": None, "priority": None}
+    assert show.apply().get()[1:] == [None, None, eager, None]
+    assert show() == [None, None, None, None, None]
+    assert (show.request.id, show.request.called_directly) == (None, True)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_what_a_program_notes_in_a_request_is_kept_while_it_runs(
+    celery_app: Any, celery_worker: Worker, eagerly: bool
+) -> None:
+    class Timed(Task[..., Any]):
+        def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+            self.request.mine = self.request.get("mine", 0) + 1
+
+    @celery_app.task(bind=True, base=Timed)
+    def show(self: Any) -> Any:
+        self.request.update(other=5, retries=7)
+        return [self.request.mine, self.request.other, self.request.retries]
+
+    for _ in range(3):
+        result = show.apply() if eagerly else show.delay()
+        assert result.get(timeout=PATIENCE) == [1, 5, 7]
+    with pytest.raises(AttributeError):
+        _ = show.request.mine
+
+
+@pytest.mark.filterwarnings("ignore::cloudq.contrib.celery.IgnoredByCloudQ")
+def test_the_texts_of_arguments_are_those_that_were_given(
+    celery_app: Any, celery_worker: Worker
+) -> None:
+    @celery_app.task(bind=True)
+    def show(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return [self.request.argsrepr, self.request.kwargsrepr, self.request.headers]
+
+    @celery_app.task(bind=True)
+    def inner(self: Any) -> Any:
+        return show.apply_async((1,), argsrepr="I").as_tuple()
+
+    given: dict[str, Any] = {"argsrepr": "A", "kwargsrepr": "K"}
+    assert show.apply_async((1,), **given).get(timeout=PATIENCE) == ["A", "K", None]
+    with_headers = show.apply_async((1,), headers={"n": 1}, **given)
+    assert with_headers.get(timeout=PATIENCE) == ["A", "K", {"n": 1}]
+    assert show.s(1).set(**given).delay().get(timeout=PATIENCE) == ["A", "K", None]
+    assert show.apply((1,), **given).get() == ["A", "K", None]
+    # What follows a call has arguments, and texts, of its own.
+    last = chain(show.s(1).set(**given), show.si(2))()
+    assert last.get(timeout=PATIENCE) == ["(2,)", "{}", None]
+    assert last.parent.get(timeout=PATIENCE) == ["A", "K", None]
+    within = inner.delay().get(timeout=PATIENCE)[0][0]
+    assert celery_app.AsyncResult(within).get(timeout=PATIENCE) == ["I", "{}", None]
+
+
+def test_it_is_said_where_the_arguments_are_shown(celery_app: Any) -> None:
+    @celery_app.task
+    def secret(word: str) -> None: ...
+
+    with pytest.warns(IgnoredByCloudQ, match="task_events_args"):
+        secret.apply_async(("x",), argsrepr="***")
+
+
+class TestAppTask:
+    def test_the_class_of_an_apps_tasks_knows_it(self, celery_app: Any) -> None:
+        class Base(celery_app.Task):  # pyright: ignore[reportUntypedBaseClass]
+            pass
+
+        class Own(Task[..., Any]):
+            pass
+
+        assert celery_app.Task.app is Base.app is Base().app is celery_app
+        assert issubclass(celery_app.Task, Task)
+        with Celery("owned", broker="memory://owned", task_cls=Own, set_as_current=False) as app:
+            other: Any = app
+            assert issubclass(other.Task, Own)
+            assert (other.Task.app, Own.app) == (other, celery_app)
+
+            @other.task(base=Base)
+            def work() -> None: ...
+
+            assert work.app is other
+
+    def test_a_task_that_there_is_not_is_not_registered(self, celery_app: Any) -> None:
+        with pytest.raises(exceptions.NotRegistered, match=r"'shop\.nope'"):
+            celery_app.tasks["shop.nope"]
+        assert celery_app.tasks.get("shop.nope") is None
+        assert "shop.nope" not in celery_app.tasks
 
 
 class TestCallOptions:

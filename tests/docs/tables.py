@@ -31,6 +31,7 @@ from cloudq.driver import loader as plugins
 from cloudq.messages.message import FIELDS
 from cloudq.messages.model import schema
 from cloudq.settings.model import model
+from tests.contrib.celery_differences import DIFFERENT, WITHOUT_COUNTERPART
 from tests.docs.rooms import picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -133,6 +134,18 @@ def celery(table: Table) -> Iterator[str]:
     order = list(Fate)
     for (fate, said, fine), names in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
         yield f"| {_listed(names)} | {fate} | {said.replace('|', '/')} | {fine} |"
+
+
+def celery_differences() -> Iterator[str]:
+    """The rows of the table of behaviours that come otherwise than in Celery, and why."""
+    rows: dict[str, list[str]] = {}
+    for name, reason in {**DIFFERENT, **WITHOUT_COUNTERPART}.items():
+        kind, _, what = name.partition(": ")
+        rows.setdefault(reason, []).append(f"{kind}: {what.removeprefix('has ')}")
+    yield "| what is tried | what comes |"
+    yield "|---|---|"
+    for reason, names in rows.items():
+        yield f"| {'; '.join(names)} | {reason} |"
 
 
 def celery_commands() -> Iterator[str]:
@@ -324,6 +337,7 @@ MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
     ("how-to/move-from-celery.md", "celery settings", lambda: celery(SETTINGS)),
     ("how-to/move-from-celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
     ("how-to/move-from-celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
+    ("how-to/move-from-celery.md", "celery differences", celery_differences),
     ("how-to/celery-command-line.md", "celery commands", celery_commands),
     ("how-to/celery-command-line.md", "celery options", celery_options),
     ("reference/settings.md", "settings", settings),

@@ -232,7 +232,7 @@ def _run(target: Target, given: Given, pidfile: Path | None) -> int:
 
 def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
     """Complete the options given with the app's settings. Raises `ConfigurationError`."""
-    conf = app.conf
+    conf = app.runtime.conf
     kind = given.pool or PoolKind(conf.worker_pool)
     check(kind)
     scale = limits(given.autoscale) if given.autoscale else None

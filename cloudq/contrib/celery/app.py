@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
-from cloudq.app.eager import Eager
 from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
@@ -23,15 +22,15 @@ from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
     call_options,
-    class_of,
+    class_for,
     has_run,
     is_task,
     own_keywords,
     run_of,
     task_options,
-    translate,
     without_none,
 )
+from cloudq.contrib.celery.workflows import translated
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
 from cloudq.results.eager import EagerResult
@@ -50,9 +49,14 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Celery's defaults where they differ: the queue's name, so that both read the same queue, and one
-# task at a time in a process, since code written for prefork need not be thread-safe.
-DEFAULTS: Mapping[str, Any] = {"task_default_queue": "celery", "worker_threads": 1}
+# Celery's defaults where they differ: the queue's name, so that both read the same queue, one task
+# at a time in a process, since code written for prefork need not be thread-safe, and the state
+# RETRY, which programs look at, of every task.
+DEFAULTS: Mapping[str, Any] = {
+    "task_default_queue": "celery",
+    "worker_threads": 1,
+    "task_track_retries": True,
+}
 
 # Settings read when the broker or the store is opened: a later change would have no effect.
 _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retries"})
@@ -94,7 +98,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         made = self._taken(given)
         self._raw |= given
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
+        super().__init__(main or "celery", task_cls=class_for(self, task_cls), **made)
         self.publisher.builder.is_plain = self._is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
@@ -287,13 +291,11 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             raise ConfigurationError(
                 f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
             )
-        translate(node, self.warned)
-        return super().start(node, args, kwargs or {})
+        return super().start(translated(node, self.warned), args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now, whose calls may have Celery's options."""
-        translate(node, self.warned)
-        return super().start_eagerly(node, args, kwargs)
+        return super().start_eagerly(translated(node, self.warned), args, kwargs)
 
     def apply(
         self,
@@ -302,16 +304,21 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         throw: bool | None = None,
+        retries: int = 0,
     ) -> EagerResult[R]:
-        """Run a task here. What it raises is raised with `throw`, or `task_eager_propagates`."""
+        """Run a task here, after `retries` other tries.
+
+        What it raises is raised with `throw`, or `task_eager_propagates`.
+        """
         eager = self._eager()
+        eager.retries = retries
         eager.raises = self.conf.task_eager_propagates if throw is None else throw
         result = eager.apply(task, replace(options, ignore_result=False), args, kwargs)
         if eager.raises:
             result.get()
         return result
 
-    def _eager(self) -> Eager:
+    def _eager(self) -> CeleryEager:
         made = CeleryEager(self.executor(is_eager=True), self._every_task, self.publisher.builder)
         made.raises = self.conf.task_eager_propagates
         return made

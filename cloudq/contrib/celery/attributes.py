@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import TASK_OPTIONS
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.options import TaskOptions
@@ -44,6 +45,17 @@ class Attribute:
         return self._default if task is None or "_app" not in vars(task) else self._read(task)
 
 
+class AppOf:
+    """The app that a task belongs to; of a class the one whose `app.Task` it is or derives from.
+
+    Of a task that is not registered, and of any other class, it is the current app.
+    """
+
+    def __get__(self, task: Any, kind: Any) -> Any:
+        held: dict[str, Any] = {} if task is None else task.__dict__
+        return held.get("_app") or kind.of_app or the_app()
+
+
 def _policy(name: str) -> Read:
     def read(task: Any) -> Any:
         return getattr(task.policy, name)
@@ -81,10 +93,6 @@ def _backend(task: Any) -> Any:
     return task.app.backend
 
 
-def _events(task: Any) -> bool:
-    return bool(task.app.runtime.conf.task_events)
-
-
 class Attributes:
     """The attributes of a task; `acks_late` and the like tell what cloudq does anyway."""
 
@@ -116,7 +124,7 @@ class Attributes:
     retry_kwargs: Any = Attribute({}, _policy("retry_kwargs"))
     retry_on_worker_lost: Any = _always(True)
     routing_key: Any = _always(None)
-    send_events: Any = Attribute(None, _events)
+    send_events: Any = _always(True)
     serializer: Any = Attribute("json", _or_setting("serializer", "task_serializer"))
     soft_time_limit: Any = Attribute(None, _or_setting("soft_time_limit", "task_soft_time_limit"))
     store_eager_result: Any = _always(False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, cast
 
-from cloudq.contrib.celery.rules import Fate
+from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.errors import ConfigurationError
 from cloudq.settings import DECLARED, Settings
@@ -44,12 +45,39 @@ DEFAULTS: Mapping[str, Any] = {
     "worker_soft_shutdown_timeout": 0.0,
 }
 
+# Settings that are given in several forms, and are read as they were given.
+_AS_GIVEN = frozenset({"timezone", "result_expires", "task_time_limit", "task_soft_time_limit"})
+
+# Celery's defaults of settings that are carried over, where cloudq has its own form of the same.
+_UNSET: Mapping[str, Any] = {"timezone": None, "result_expires": timedelta(days=1)}
+
+
+def _pool(name: str) -> str:
+    return "prefork" if name == "processes" else name
+
+
+def _sends_events(level: str | None) -> bool:
+    return level not in (None, "none")
+
+
+def _policy(retries: int) -> dict[str, Any]:
+    return {"max_retries": retries}
+
+
+# Make the form that Celery has of a value here.
+_IN_CELERY: Mapping[str, Callable[[Any], Any]] = {
+    "task_publish_retry": bool,
+    "task_publish_retry_policy": _policy,
+    "worker_pool": _pool,
+    "worker_send_task_events": _sends_events,
+}
+
 
 class Conf:
     """The settings of an app, under Celery's names and cloudq's.
 
-    Values are read from `cloudq.settings.Settings`. `given` has the values as the program gave
-    them, including the ignored ones and the program's own.
+    Values are read from `cloudq.settings.Settings`, and have Celery's form. `given` has the values
+    as the program gave them, including the ignored ones and the program's own.
     """
 
     def __init__(
@@ -70,12 +98,12 @@ class Conf:
     def __getattr__(self, name: str) -> Any:
         if name in _OWN:  # while it is made, or copied
             raise AttributeError(name)
-        if hasattr(self._settings, name):
-            return getattr(self._settings, name)
         plain = modern(name)
         rule = SETTINGS.find(plain)
         if rule is not None and rule.fate is Fate.CARRIED and hasattr(self._settings, rule.to):
-            return getattr(self._settings, rule.to)
+            return self._carried(rule)
+        if hasattr(self._settings, name):
+            return getattr(self._settings, name)
         if plain in self._given:
             return self._given[plain]
         if name in self._given:
@@ -85,6 +113,16 @@ class Conf:
         if rule is not None and rule.fate is not Fate.CARRIED:  # what cloudq does anyway
             return rule.fine[0] if rule.fine else DEFAULTS.get(plain)
         raise AttributeError(f"there is no setting {name!r}" + (f": {rule.why}" if rule else ""))
+
+    def _carried(self, rule: Rule) -> Any:
+        """Return a setting that has another value here in the form that Celery has it in."""
+        value = getattr(self._settings, rule.to)
+        if rule.name in _AS_GIVEN and rule.name in self._given:
+            given = self._given[rule.name]
+            return given if rule.read(given) == value else value
+        if rule.name in _UNSET and rule.to not in self._settings.given:
+            return _UNSET[rule.name]
+        return _IN_CELERY[rule.name](value) if rule.name in _IN_CELERY else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.update({name: value})

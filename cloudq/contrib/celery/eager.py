@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudq.app.eager import Eager
+from cloudq.canvas.eager import EagerWorkflows
 from cloudq.contrib.celery.states import IGNORED
 from cloudq.errors import Ignore, Reject
+from cloudq.messages.message import TaskMessage
 from cloudq.results import eager
-from cloudq.results.groups import GroupResult
+from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.record import Record, State
+from cloudq.tasks.call_options import Options
 from cloudq.tasks.signature import Node, chain
+from cloudq.tasks.task import Task
 
 R = TypeVar("R")
 
@@ -47,11 +52,44 @@ class EagerResult(eager.EagerResult[R]):
         return nothing if self._is_rejected() else super()._given(record, propagate)
 
 
+class Workflows(EagerWorkflows):
+    """Runs workflows to the ends that they have in Celery."""
+
+    def ends_chain(self, result: AnyResult) -> bool:
+        """Say if a step was ignored or rejected, whose result is that of its chain then."""
+        ended: Any = result
+        return isinstance(result, EagerResult) and (
+            ended.ignored or ended.record.state == State.REJECTED
+        )
+
+
 class CeleryEager(Eager):
-    """Runs calls at once; with `raises` an exception of a task is raised, and a retry too."""
+    """Runs calls at once; with `raises` an exception of a task is raised, and a retry too.
+
+    The first call counts `retries` tries before it. A task that exits ends the program.
+    """
 
     result_type = EagerResult
+    workflows_type = Workflows
     raises = False
+    retries = 0
+
+    def message(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """Make the message of a call."""
+        made = super().message(task, options, args, kwargs)
+        retries, self.retries = self.retries, 0
+        return made.model_copy(update={"retries": retries}) if retries else made
+
+    def apply(
+        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> eager.EagerResult[R]:
+        """Run a call and its callbacks. Raises `SystemExit` of a task."""
+        made = super().apply(task, options, args, kwargs)
+        if isinstance(made, EagerResult) and isinstance(made.error, SystemExit):
+            raise made.error
+        return made
 
     def start(self, node: Node[Any]) -> Any:
         """Run a workflow. A chain whose middle has failed raises that, others if they are to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloudq.contrib.celery.requests import text_of
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
 from cloudq.contrib.celery.values import compression, headers, publish_policy_of, seconds
 
@@ -113,6 +114,10 @@ CALL_OPTIONS = Table(
             fine=(None,),
         ),
         *ignored(
+            "a call logs as its worker does",
+            "loglevel logfile",
+        ),
+        *ignored(
             "a cloud's queue is durable",
             "delivery_mode mandatory immediate",
         ),
@@ -120,10 +125,8 @@ CALL_OPTIONS = Table(
             "a result knows the tasks before it, whoever made them",
             "add_to_parent",
         ),
-        *ignored(
-            "arguments are not logged, and a message has them once",
-            "argsrepr kwargsrepr",
-        ),
+        carried("argsrepr", "headers", read=text_of("argsrepr")),
+        carried("kwargsrepr", "headers", read=text_of("kwargsrepr")),
         *ignored(
             "a message says by itself in what form it is",
             "content_type content_encoding",

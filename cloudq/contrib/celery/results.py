@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cloudq.app.shared_task import APPS
@@ -11,7 +12,7 @@ from cloudq.results import groups, result
 from cloudq.results.eager import EagerResult
 from cloudq.results.groups import ResultSet
 from cloudq.results.lineage import parents_of
-from cloudq.results.record import Record, State
+from cloudq.results.record import Record, State, failure
 
 # Parts of Celery's results that have no counterpart, and why.
 REFUSED = {
@@ -22,8 +23,35 @@ REFUSED = {
 }
 
 
+class NoId(ValueError, InvalidArguments):
+    """A result was asked for without an id."""
+
+
+def check_id(id: Any) -> None:
+    """Raise `ValueError` for None."""
+    if id is None:
+        raise NoId("a result's id is None: give that of a call")
+
+
 class AsyncResult(result.AsyncResult[Any]):
     """A result as Celery's: it can be pickled, and what is ignored is None at once."""
+
+    def keep(self, record: Record | None) -> Record:
+        """Keep the end of the call; one whose task raised `Reject` has failed with that."""
+        if record is not None and record.state == State.REJECTED:
+            record = replace(record, state=State.FAILURE, error_type="cloudq.errors.Reject")
+        return super().keep(record)
+
+    @property
+    def result(self) -> Any:
+        """The value or the exception; between two tries the exception of the last one."""
+        record = self.record
+        return failure(record) if record.state == State.RETRY else super().result
+
+    @property
+    def info(self) -> Any:
+        """The same as `result`; of a state of the program's own, what it was given."""
+        return self.result if self.record.state == State.RETRY else super().info
 
     def end_unrecorded(self) -> Record:
         return Record(id=self.id, state=State.SUCCESS, task=self.task)
@@ -88,7 +116,8 @@ class ResultMakers:
     def AsyncResult(  # noqa: N802 (Celery's name)
         self, id: str, backend: None = None, task_name: str | None = None, parent: Any = None
     ) -> result.AsyncResult[Any]:
-        """Return the result of a task by its id."""
+        """Return the result of a task by its id. Raises `ValueError` for what is none."""
+        check_id(id)
         made = self._results.untyped(id)
         made.parent = parent
         return made

@@ -143,7 +143,9 @@ def _joined(before: Any, value: Any) -> Any:
     """Merge the values of two names with one name here: all of two lists, the lesser number."""
     if isinstance(before, list):
         return list(dict.fromkeys([*cast("list[Any]", before), *value]))
-    return value if before is None else min(before, value)
+    if before is None:
+        return value
+    return before | value if isinstance(before, dict) else min(before, value)
 
 
 def _shown(value: Any) -> str:

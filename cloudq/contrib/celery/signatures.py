@@ -21,7 +21,8 @@ class _Kind(type):
 
     def __call__(cls, *args: Any, app: Any = None, **options: Any) -> Any:
         made = cls.kind(*args, **options)
-        made.app = app
+        if app is not None:
+            made.app = app
         return made
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -85,6 +86,14 @@ class group(core.group[R], metaclass=_Kind):  # noqa: N801
     from_dict = staticmethod(read)
 
 
+class Chunks(core.group[R]):
+    """Calls over some items each, as `task.chunks(items, n)` makes them: a group of them."""
+
+    def group(self) -> core.group[R]:
+        """Return the calls as a plain group."""
+        return core.group[R](self.tasks)
+
+
 class chord(core.chord[R], metaclass=_Kind):  # noqa: N801
     """A group and a body, which gets the list of the members' values."""
 
@@ -96,5 +105,5 @@ def _pickled(node: Any) -> tuple[Any, ...]:
     return read, (node.to_dict(),)
 
 
-for kind in (core.Signature, core.chain, core.group, core.chord):
+for kind in (core.Signature, core.chain, core.group, Chunks, core.chord):
     copyreg.pickle(kind, _pickled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudq.results.record import TERMINAL, State
+from cloudq.results.record import State
 
 PENDING = State.PENDING
 STARTED = State.STARTED
@@ -11,15 +11,16 @@ SUCCESS = State.SUCCESS
 FAILURE = State.FAILURE
 REVOKED = State.REVOKED
 REJECTED = State.REJECTED
-# No record here ever has these: Celery gives them to received, rejected and ignored tasks.
+# No result has these: Celery gives them to received and to ignored tasks. A task that was rejected
+# has FAILURE, as in Celery; REJECTED is the state of an eager one alone.
 RECEIVED = "RECEIVED"
 IGNORED = "IGNORED"
 
-READY_STATES = frozenset[str](TERMINAL)
-UNREADY_STATES = frozenset[str]({PENDING, RECEIVED, STARTED, REJECTED, RETRY}) - READY_STATES
+READY_STATES = frozenset[str]({SUCCESS, FAILURE, REVOKED})
+UNREADY_STATES = frozenset[str]({PENDING, RECEIVED, STARTED, REJECTED, RETRY})
 EXCEPTION_STATES = frozenset[str]({RETRY, FAILURE, REVOKED})
 PROPAGATE_STATES = READY_STATES - {SUCCESS}
-ALL_STATES = READY_STATES | UNREADY_STATES
+ALL_STATES = (READY_STATES | UNREADY_STATES) - {REJECTED}
 
 # The first of two states is the one that is shown; states that are not named stand before None.
 _ORDER = (SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getattr_static
@@ -11,9 +10,11 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from cloudq.app import shared_task as shared
 from cloudq.app.registration import apply_changes
+from cloudq.contrib.celery.arguments import PlainResult, arguments_of
 from cloudq.contrib.celery.attributes import (
     NOT_SET,
     OPTIONS,
+    AppOf,
     Attribute,
     Attributes,
     check_class,
@@ -23,23 +24,22 @@ from cloudq.contrib.celery.attributes import (
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
-from cloudq.contrib.celery.values import read_headers
+from cloudq.contrib.celery.requests import REQUEST_FIELDS, SHOWN, view_of
+from cloudq.contrib.celery.results import check_id
+from cloudq.contrib.celery.rules import tell_once
+from cloudq.contrib.celery.signatures import Chunks
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
-from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
-from cloudq.tasks.signature import Node, Signature
-from cloudq.tasks.unchecked import Unchecked
+from cloudq.tasks.signature import Signature
 
 _EXCHANGE = ("exchange", "routing_key", "exchange_type")
-
-REQUEST_FIELDS = frozenset(each.name for each in fields(Request))
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +52,8 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     refused one raises `ConfigurationError`. A task that is written as a class is an object of its
     own, which `app.register_task` makes a task.
     """
+
+    of_app: Any = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "policy" in vars(self):  # else it is not yet a task
@@ -135,19 +137,12 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
             given = with_error(given, self._app.runtime, stored=stored)
         return self.run(*given, **kwargs)
 
-    @property
-    def app(self) -> Any:
-        """The app that the task belongs to; of one that is not registered, the current app."""
-        return vars(self).get("_app") or the_app()
+    app: Any = AppOf()
 
     @property
-    def request(self) -> Request:
-        """The call that is running, with headers of the types that they were given."""
-        found = super().request
-        if found.called_directly and not found.id:
-            none: Any = None
-            return replace(found, id=none)
-        return replace(found, headers=read_headers(found.headers)) if found.headers else found
+    def request(self) -> Any:
+        """The call that is running, with the fields as Celery has them."""
+        return view_of(super().request)
 
     def __reduce__(self) -> Any:
         return task_named, (self.name,)
@@ -239,13 +234,16 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         throw: bool | None = None,
         **options: Any,
     ) -> EagerResult[R]:
-        """Run a call here. What it raises is raised with `throw`, or `task_eager_propagates`."""
+        """Run a call here, after `retries=` other tries.
+
+        What it raises is raised with `throw`, or `task_eager_propagates`.
+        """
+        retries = options.pop("retries", None) or 0
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args or (), kwargs or {}, options)
         made: Any = call_options(options, of=f"{self.name}.apply", warned=warned)
-        return self.app.apply(
-            self, self._merged(made), *call_arguments(args or (), kwargs), throw=throw
-        )
+        call = self._merged(made), *call_arguments(args or (), kwargs)
+        return self.app.apply(self, *call, throw=throw, retries=retries)
 
     def signature(
         self,
@@ -262,6 +260,15 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
 
     subtask = signature
 
+    def AsyncResult(self, task_id: str, **parts: Any) -> AsyncResult[R]:  # noqa: N802 (Celery's)
+        """Return the result of one of this task's calls. Raises `ValueError` for None."""
+        check_id(task_id)
+        return super().AsyncResult(task_id)
+
+    def chunks(self, items: Any, size: int) -> Chunks[list[R]]:
+        """Make a group of calls over `size` items each, whose `group()` is a plain one."""
+        return Chunks(super().chunks(items, size).tasks)
+
 
 def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the options of Celery's alone that are None, which stands for their default."""
@@ -270,26 +277,6 @@ def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None or name in TaskOptions.__annotations__
     }
-
-
-class PlainResult(Arguments):
-    """Arguments of a task with `pydantic=True`, whose caller gets the value as it is stored."""
-
-    def restore(self, value: Any) -> Any:
-        """Return the value: of a model its dictionary."""
-        return value
-
-    def restore_each(self, values: Any) -> Any:
-        """Return the values: of models their dictionaries."""
-        return values
-
-
-def arguments_of(task: task.Task[..., Any]) -> Arguments:
-    """Make what checks the arguments of a task, by its options as they are now."""
-    options = {**task.declared, **task.changed}
-    checked = Arguments if options.get("typing", True) else Unchecked
-    everything = bool(options.get("pydantic", False))
-    return checked(task.name, task.function, bound=task.bind, everything=everything)
 
 
 def is_task(given: object) -> bool:
@@ -332,22 +319,6 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     return kept
 
 
-def translate(node: Node[Any], warned: set[str]) -> None:
-    """Translate the call options at every place of a workflow. Raises `ConfigurationError`.
-
-    Members of a generator that is read as it is sent keep theirs.
-    """
-    waiting, seen = [node], set[int]()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, Signature) and each.options:
-            each.options = call_options(each.options, of=each.task, warned=warned)
-        waiting += [*each.peek(), *each.links, *each.link_errors]
-
-
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
     """Translate the options of a task to cloudq's. Raises `ConfigurationError`."""
     known = TaskOptions.__annotations__
@@ -361,6 +332,8 @@ def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> di
         given = {name: value for name, value in given.items() if name not in _EXCHANGE}
     # Callbacks are parameters of their own where calls take them.
     ours = {*CallOptions.__annotations__, "link", "link_error"}
+    if not given.keys().isdisjoint(("argsrepr", "kwargsrepr")):
+        tell_once("argsrepr", f"{of}: {SHOWN}", warned)
     return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 
@@ -382,6 +355,12 @@ class CelerySharedTask(shared.SharedTask):
     def _options_for(self, app: Any) -> dict[str, Any]:
         options = super()._options_for(app)
         return options if hasattr(app, "strict_typing") else own_keywords(options, Task)
+
+
+def class_for(app: Any, given: type[Any] | str | None) -> type[Any]:
+    """Make the class of an app's tasks, which knows the app."""
+    base = class_of(given)
+    return type(base.__name__, (base,), {"__module__": base.__module__, "of_app": app})
 
 
 def class_of(given: type[Any] | str | None) -> type[Any]:

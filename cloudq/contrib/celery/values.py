@@ -215,6 +215,10 @@ _JSON_HEADERS = "celery-json"
 """The header that names those whose values are no texts, and are sent as JSON."""
 
 
+OWN_TEXTS = frozenset({"celery-argsrepr", "celery-kwargsrepr"})
+"""The headers that carry the texts of a call's arguments; a task finds them in no headers."""
+
+
 def headers(value: Any) -> dict[str, str]:
     """Return headers as texts. Raises `ValueError` for a value that is no JSON."""
     given: Mapping[str, Any] = value
