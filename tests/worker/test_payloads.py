@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,14 @@ from cloudq import (
     group,
     wait_for,
 )
+from cloudq.driver.blobs import BlobAdmin
 from cloudq.driver.loader import open_blobs
 from cloudq.testing.waiting import PATIENCE, eventually
+from localstack.azure import ACCOUNT
+from localstack.servers import Endpoint
+from tests.servers import unique
 from tests.worker import payload_tasks
+from tests.worker.conftest import make
 from tests.worker.harness import Place, until
 from tests.worker.payload_tasks import digest
 
@@ -63,22 +68,82 @@ class Payloads:
         return sorted(key.partition("/")[0] for key in self.left())
 
 
-def sqlite_payloads(folder: Path, **settings: Any) -> Payloads:
-    url, store = f"sqlite:///{folder}/cloudq.db", f"file:///{folder}/payloads"
+def steps(*nodes: Any) -> Any:
+    """A chain of nodes of any types."""
+    return chain(*nodes)
+
+
+def payloads_at(
+    folder: Path, broker: str, backend: str, store: str, queue: str = "default", **settings: Any
+) -> Payloads:
+    """The place of a test, whose workers have its settings."""
     given: dict[str, Any] = {"payload_store": store, "payload_store_over": OVER, **settings}
-    app = CloudQ("payloads", broker=url, backend=url, task_default_queue="default", **given)
+    app = CloudQ("payloads", broker=broker, backend=backend, task_default_queue=queue, **given)
     place = Place(
         app=app,
-        broker=url,
-        backend=url,
-        queue="default",
+        broker=broker,
+        backend=backend,
+        queue=queue,
         folder=folder,
         tasks="tests.worker.payload_tasks:app",
     )
     root = Path(__file__).parents[2]
+    given["task_default_queue"] = queue
     place.environment = {f"CLOUDQ_{name.upper()}": str(value) for name, value in given.items()}
     place.environment["PYTHONPATH"] = str(root)
     return Payloads(place, store)
+
+
+def made(payloads: Payloads) -> Payloads:
+    """Make queue, table and bucket."""
+    make(payloads.place)
+    assert isinstance(payloads.blobs, BlobAdmin)
+    payloads.blobs.create_place(expires=86_400.0)
+    return payloads
+
+
+def sqlite_payloads(folder: Path, **settings: Any) -> Payloads:
+    url, store = f"sqlite:///{folder}/cloudq.db", f"file:///{folder}/payloads"
+    return payloads_at(folder, url, url, store, **settings)
+
+
+def aws_payloads(folder: Path, request: pytest.FixtureRequest) -> Payloads:
+    aws: Endpoint = request.getfixturevalue("aws")
+    at = f"endpoint_url={aws.url}"
+    urls = (f"sqs://?{at}", f"dynamodb://{unique('drill')}?{at}", f"s3://{unique('payloads')}?{at}")
+    return made(payloads_at(folder, *urls, unique("drill")))
+
+
+def google_payloads(folder: Path, request: pytest.FixtureRequest) -> Payloads:
+    pubsub: Endpoint = request.getfixturevalue("pubsub")
+    firestore: Endpoint = request.getfixturevalue("firestore")
+    storage: Endpoint = request.getfixturevalue("storage")
+    urls = (
+        f"pubsub://cloudq-local?emulator=127.0.0.1:{pubsub.port}",
+        f"firestore://cloudq-local/{unique('drill')}?emulator=127.0.0.1:{firestore.port}",
+        f"gs://{unique('payloads')}/shop?emulator={storage.url}&project=cloudq-local",
+    )
+    return made(payloads_at(folder, *urls, unique("drill")))
+
+
+def azure_payloads(folder: Path, request: pytest.FixtureRequest) -> Payloads:
+    servicebus: Endpoint = request.getfixturevalue("servicebus")
+    tables: Endpoint = request.getfixturevalue("tables")
+    blobs: Endpoint = request.getfixturevalue("blobs")
+    table = unique("drill").replace("-", "")
+    urls = (
+        servicebus.environment["CLOUDQ_BROKER"],
+        tables.environment["CLOUDQ_BACKEND"].replace("/cloudq?", f"/{table}?"),
+        f"azblob://{ACCOUNT}/{unique('payloads')}?endpoint={blobs.url}/{ACCOUNT}",
+    )
+    return made(payloads_at(folder, *urls, unique("drill")))
+
+
+CLOUDS: Mapping[str, Callable[[Path, pytest.FixtureRequest], Payloads]] = {
+    "aws": aws_payloads,
+    "google": google_payloads,
+    "azure": azure_payloads,
+}
 
 
 @pytest.fixture
@@ -86,6 +151,37 @@ def payloads(tmp_path: Path) -> Iterator[Payloads]:
     made = sqlite_payloads(tmp_path)
     with closing(made.place):
         yield made
+
+
+@pytest.fixture(params=["embedded", "aws"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Payloads]:
+    """On SQLite and files, and on SQS, DynamoDB and S3."""
+    embedded = request.param == "embedded"
+    at = sqlite_payloads(tmp_path) if embedded else aws_payloads(tmp_path, request)
+    with closing(at.place):
+        yield at
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_on_every_cloud(cloud: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What is above the limits of queue and store goes there by itself."""
+    payloads = CLOUDS[cloud](tmp_path, request)
+    with closing(payloads.place):
+        data = secrets.token_bytes(1_500_000)
+        taken = payloads.take.delay(1, data)
+        value = {"a": [data[:700_000]] * 2, "b": "é" * 500_000}
+        carried: AsyncResult[Any] = steps(payloads.same.s(value), payloads.same.s()).delay()
+        file = payloads.shorten.delay(File.from_bytes(data, "all.bin"), 1_000_000)
+        assert "files" in payloads.kinds()
+        assert payloads.kinds().count("messages") >= 2
+        payloads.place.start()
+        assert taken.get(timeout=PATIENCE) == f"1 {digest(data)}"
+        assert carried.get(timeout=PATIENCE) == value
+        assert file.get(timeout=PATIENCE).read() == data[:1_000_000]
+        eventually(lambda: "messages" not in payloads.kinds())
+        carried.forget()
+        carried.parent.forget()
+        assert set(payloads.kinds()) == {"files"}
 
 
 def test_arguments_and_results_go_and_come_back(payloads: Payloads) -> None:
@@ -115,10 +211,10 @@ def test_a_result_that_is_not_kept(payloads: Payloads) -> None:
 
 def test_workflows_carry_them_on(payloads: Payloads) -> None:
     data = secrets.token_bytes(200_000)
-    first: AsyncResult[Any] = chain(
+    first: AsyncResult[Any] = steps(
         payloads.same.s(data), payloads.same.s(), payloads.measure.s()
     ).delay()
-    later: AsyncResult[Any] = chain(
+    later: AsyncResult[Any] = steps(
         payloads.same.s(1), payloads.measure.si(data, data + data)
     ).delay()
     joined = chord([payloads.same.s(data), payloads.give.s(300_000)])(payloads.measure.s())
@@ -145,7 +241,7 @@ def test_a_retry_has_what_its_first_try_had(payloads: Payloads) -> None:
 def test_failures_leave_nothing(payloads: Payloads) -> None:
     data = secrets.token_bytes(200_000)
     payloads.place.start()
-    failed: AsyncResult[Any] = chain(
+    failed: AsyncResult[Any] = steps(
         payloads.fail.s(data), payloads.take.si(1, data + b"x")
     ).delay()
     with pytest.raises(ValueError, match="200000 bytes are of no use"):
@@ -223,8 +319,9 @@ def test_files_are_streamed_both_ways(payloads: Payloads, tmp_path: Path) -> Non
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
-def test_killed_at_random_nothing_is_lost_and_none_is_left(payloads: Payloads) -> None:
+def test_killed_at_random_nothing_is_lost_and_none_is_left(either: Payloads) -> None:
     count, kills, size = (1000, 20, 2_000_000) if FULL else (120, 4, 300_000)
+    payloads = either
     place, dice = payloads.place, random.Random(5)
     contents = [dice.randbytes(size) for _ in range(8)]
     results = [payloads.take.delay(n, contents[n % 8]) for n in range(count)]
@@ -250,8 +347,9 @@ def test_killed_at_random_nothing_is_lost_and_none_is_left(payloads: Payloads) -
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
-def test_the_worker_s_memory_stays_flat(payloads: Payloads) -> None:
+def test_the_worker_s_memory_stays_flat(either: Payloads) -> None:
     count, size = (1000, 20_000_000) if FULL else (40, 20_000_000)
+    payloads = either
     place = payloads.place
     data = random.Random(6).randbytes(size)
     worker = place.start("--processes", "1", "--threads", "2")
