@@ -70,7 +70,8 @@ class Payloads:
 
 def steps(*nodes: Any) -> Any:
     """A chain of nodes of any types."""
-    return chain(*nodes)
+    made: Any = chain(*nodes)  # pyright: ignore[reportUnknownVariableType]
+    return made
 
 
 def payloads_at(
