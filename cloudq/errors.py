@@ -121,6 +121,10 @@ class BackendError(ServiceError):
     """The result backend refused or failed."""
 
 
+class KeyServiceError(BackendError):
+    """The key service refused or failed, so that nothing can be encrypted, or opened, for now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """One message of a publish that the broker did not take: its place in the call, and why."""

@@ -1,4 +1,4 @@
-"""Declares SQS, DynamoDB and EventBridge Scheduler to cloudq, without loading boto3."""
+"""Declares SQS, DynamoDB, EventBridge Scheduler and KMS to cloudq, without loading boto3."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ DYNAMODB = Adapter(
     loggers=_LOGGERS,
     tariff="cloudq_aws.prices:DYNAMODB",
 )
+KMS = Adapter(extra="aws", example="awskms://KEY-ID?region=REGION", loggers=_LOGGERS)
 EVENTBRIDGE = Adapter(
     extra="aws",
     example="eventbridge://REGION?role=ARN",

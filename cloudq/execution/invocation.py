@@ -116,8 +116,9 @@ class Invocation(Consumer):
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries into jobs and outcomes; release all of them when the store is down."""
-        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
+        counted = deliveries
         try:
+            counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
             return super().open(counted)
         except BackendError as down:
             self.log.error("all %d messages stay: %s", len(counted), down)

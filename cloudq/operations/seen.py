@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudq.app import CloudQ
 from cloudq.driver import Peeked
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, ServiceError
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
 from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
@@ -117,7 +117,7 @@ def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     """Decode a message of a queue, or keep the reason why that fails."""
     try:
         found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
-    except DecodeError as error:
+    except (DecodeError, ServiceError) as error:
         return Seen(queue=queue, peeked=peeked, problem=describe(error))
     if not isinstance(found, Bundle):
         return Seen(queue=queue, peeked=peeked, message=found, calls=[found])

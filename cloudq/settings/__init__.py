@@ -111,7 +111,28 @@ class Settings:
         description="how long a signature is valid after the message is due. Unset: forever",
     )
     signing_apps: list[str] = setting(
-        default=[], description="names of other apps whose signed messages are accepted"
+        default=[],
+        description="names of other apps whose signed or encrypted messages are accepted",
+    )
+    encryption_keys: dict[str, SecretStr] = setting(
+        default={},
+        description="keys by id, each base64 of 32 bytes, or the URL of a key in a key service; "
+        "any of them opens what is sent and stored",
+    )
+    encryption_key: str | None = setting(
+        default=None,
+        checked=True,
+        description="id of the key that encrypts. Unset: the first key",
+    )
+    encryption_required: bool = setting(
+        default=True,
+        description="if there are encryption keys, reject messages that are not encrypted; set it "
+        "to false while you introduce encryption",
+    )
+    encryption_hides_task: bool = setting(
+        default=False,
+        description="encrypt the name of a message's task too, so that nobody reads it without "
+        "the key",
     )
     queue_accept: dict[str, list[str]] = setting(
         default={}, description='message formats read from a queue: {"orders": ["celery"]}'
