@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
     from cloudq.broker.broker import Broker
     from cloudq.broker.one_time import OneTimeSchedules
     from cloudq.messages.encryption import Encryption
+    from cloudq.results.sealing import Sealing
 
 
 @immutable
@@ -219,7 +220,16 @@ class Runtime:
             expires=conf.result_expires,
             history=self._history(driver.limits),
             clock=self.clock,
+            sealing=self._sealing(),
         )
+
+    def _sealing(self) -> Sealing | None:
+        encryption = self.encryption
+        if encryption is None:
+            return None
+        apps = frozenset({self.name, *self.conf.signing_apps})
+        sealing: Sealing = imported("cloudq.results.sealing").Sealing(encryption, self.name, apps)
+        return sealing
 
     def _history(self, limits: StoreLimits) -> History | None:
         conf = self.conf

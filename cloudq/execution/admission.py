@@ -313,7 +313,8 @@ class Admission:
             record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # dead-lettering it was interrupted
-                reason = record.error or "dead-lettered"
+                said = record.error_type if self._codec.encryption else record.error
+                reason = said or "dead-lettered"
                 return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, CloudQError, DecodeError, PublishError
+from cloudq.execution.dead_reason import dead_reason
 from cloudq.execution.settlement import Action, Settled, Settlement, come_back, unrecorded
 from cloudq.messages.body import encode, fields_of
 from cloudq.messages.bundle import Bundle, Unread
@@ -355,7 +356,7 @@ def _bury(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
     buried: dict[str, list[Part]] = {}
     for part, settlement in settled:
         if isinstance(part, Part) and settlement.action is Action.DEAD_LETTER:
-            buried.setdefault(settlement.reason, []).append(part)
+            buried.setdefault(dead_reason(settlement, broker), []).append(part)
     return [each for reason, parts in buried.items() for each in bury(parts, reason, broker)]
 
 

@@ -30,6 +30,7 @@ from cloudq.messages.json_text import has_unusual, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.plain_calls import PlainCalls
+from cloudq.messages.sealed_text import is_sealed, unknown_key, why_sealed
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
 from cloudq.messages.size import check_text
@@ -262,6 +263,8 @@ class Codec:
 
     def check_seal(self, fields: Mapping[str, object], place: str, text: str) -> None:
         """Check the signature of a stored text. Raises `DecodeError`."""
+        if is_sealed(text):
+            raise DecodeError(why_sealed(text))
         seal = fields.get("seal")
         if isinstance(seal, str) and self.keyring.keys:
             app = self.keyring.sealed_by(seal, place, text)
@@ -313,7 +316,7 @@ class Codec:
         module = imported("cloudq.messages.encryption")
         fields: dict[str, Any] = module.header_of(rest)
         if self.encryption is None:
-            raise DecodeError(module.unknown_key(fields["with"]))
+            raise DecodeError(unknown_key(fields["with"]))
         self._check_bound(fields, queue, "seal")
         serializer = fields.get("type", "json")
         self._check_type(serializer, signed=signed)

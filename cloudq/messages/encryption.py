@@ -19,6 +19,7 @@ import orjson
 from cloudq.errors import DecodeError
 from cloudq.messages.data_keys import DataKeys
 from cloudq.messages.json_text import is_object, json_text
+from cloudq.messages.sealed_text import SEALED, marker, unknown_key
 from cloudq.messages.signing import KEY_ID
 
 _BODY = b',"body":"'
@@ -27,8 +28,7 @@ _LONGEST_HEADER = 16_384
 _NONCE, _TAG = 12, 16
 _TEXTS = ("app", "queue", "id", "with", "wrapped")
 _MAYBE = ("task", "type", "zip")
-_STORED = "sealed:4:"
-_STORED_FORM = re.compile(rf"sealed:4:({KEY_ID}):([A-Za-z0-9_-]{{1,8000}}):([A-Za-z0-9_-]*)")
+_STORED_FORM = re.compile(rf"{SEALED}({KEY_ID}):([A-Za-z0-9_-]{{1,8000}}):([A-Za-z0-9_-]*)")
 
 
 class Encryption:
@@ -94,40 +94,45 @@ class Encryption:
             raise DecodeError(unknown_key(name))
         return keys
 
-    # ---- texts in the store
+    # ---- in the store
 
     def seal_text(self, app: str, place: str, text: str) -> str:
         """Encrypt a text for its place in the store. Raises `KeyServiceError`."""
-        wrapped, cipher = self.keys[self.seals].current(app)
-        nonce = os.urandom(_NONCE)
-        bound = _place(app, place)
         # What JSON cannot have, a text of Python may: half of a surrogate pair.
-        data = text.encode(errors="surrogatepass")
-        made = nonce + cipher.encrypt(nonce, data, bound)
-        return f"{_STORED}{self.seals}:{_text(_named(app, wrapped))}:{_text(made)}"
+        return self.seal_bytes(app, place, text.encode(errors="surrogatepass"))
 
     def open_text(self, text: str, place: str, apps: Collection[str] | None = None) -> str:
-        """Return what `seal_text` was given; with `apps` only what one of these has sealed.
+        """Return what `seal_text` was given; raises as `open_bytes`."""
+        return self.open_bytes(text, place, apps).decode(errors="surrogatepass")
+
+    def seal_bytes(self, app: str, place: str, data: bytes) -> str:
+        """Encrypt data for its place in the store, as a text. Raises `KeyServiceError`."""
+        wrapped, cipher = self.keys[self.seals].current(app)
+        nonce = os.urandom(_NONCE)
+        made = nonce + cipher.encrypt(nonce, data, _place(app, place))
+        return f"{marker(self.seals)}{_text(_named(app, wrapped))}:{_text(made)}"
+
+    def open_bytes(self, text: str, place: str, apps: Collection[str] | None = None) -> bytes:
+        """Return what `seal_bytes` was given; with `apps` only what one of these has sealed.
 
         Raises `DecodeError`, `KeyServiceError`.
         """
         found = _STORED_FORM.fullmatch(text)
         if found is None:
-            raise DecodeError(f"bad seal: {place} is cut short, or changed")
+            raise DecodeError("bad seal: cut short, or changed")
         keys = self._keys(found[1])
         app, wrapped = _app_and_key(_bytes(found[2]))
         if apps is not None and app not in apps:
             raise DecodeError(f"bad seal: it is app {app!r}'s, which is not in signing_apps")
         cipher, sealed = keys.opened(wrapped, app), _bytes(found[3])
         if len(sealed) < _NONCE + _TAG:
-            raise DecodeError(f"bad seal: {place} is cut short")
+            raise DecodeError("bad seal: cut short")
         try:
-            data = cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _place(app, place))
-            return data.decode(errors="surrogatepass")
+            return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _place(app, place))
         except Exception as error:
             _check_tag(error)
             raise DecodeError(
-                f"bad seal: changed, or not what key {keys.name!r} has encrypted for {place}"
+                f"bad seal: changed, or not what key {keys.name!r} has encrypted for this place"
             ) from None
 
 
@@ -153,22 +158,6 @@ def header_of(rest: bytes) -> dict[str, Any]:
     return fields
 
 
-def unknown_key(name: str) -> str:
-    """Say that a key is not known here."""
-    shown = name if re.fullmatch(KEY_ID, name) else name[:64]
-    return f"sealed with key {shown!r}, which is not among encryption_keys"
-
-
-def is_sealed_text(text: object) -> bool:
-    """Tell whether a text of the store is encrypted."""
-    return isinstance(text, str) and text.startswith(_STORED)
-
-
-def sealed_with(text: str) -> str:
-    """Say of a text of the store which key it was sealed with."""
-    return f"sealed with key {text[len(_STORED) :].partition(':')[0][:64]!r}"
-
-
 # ---- bytes
 
 
@@ -177,7 +166,7 @@ def _bound(header: bytes) -> bytes:
 
 
 def _place(app: str, place: str) -> bytes:
-    return f"cloudq stored\n{app}\n{place}".encode(errors="surrogatepass")
+    return f"cloudq stored\n{len(app)} {app} {place}".encode(errors="surrogatepass")
 
 
 def _named(app: str, wrapped: bytes) -> bytes:
