@@ -209,7 +209,7 @@ def test_a_rotation_under_load_loses_nothing(shop: Shop) -> None:
     stop = threading.Event()
     keeper = shop(**steps[0])
     senders = [shop(**steps[0]) for _ in range(2)]
-    wanted = [steps[0], steps[0]]
+    wanted, taken = [steps[0], steps[0]], [steps[0], steps[0]]
 
     def work(place: int) -> None:
         try:
@@ -218,6 +218,7 @@ def test_a_rotation_under_load_loses_nothing(shop: Shop) -> None:
                 # What it has received when it closes comes back after the lease.
                 worker = shop(**settings, lease=1)
                 worker.task(name="pay")(ran.append)
+                taken[place] = settings
                 while wanted[place] is settings and not stop.is_set():
                     drain(worker, ["default"])
                 worker.close()
@@ -244,6 +245,8 @@ def test_a_rotation_under_load_loses_nothing(shop: Shop) -> None:
                 if place < 2:
                     wanted[place] = step
                 else:
+                    # No step begins before all have taken the one before it.
+                    eventually(lambda: failures or taken == wanted)
                     senders[place - 2] = shop(**step)
         eventually(all_ran)
     finally:
