@@ -129,6 +129,10 @@ class PayloadGone(CloudQError):
     """A large payload is not in its store any more."""
 
 
+class KeyServiceError(BackendError):
+    """The key service refused or failed, so that nothing can be encrypted, or opened, for now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """One message of a publish that the broker did not take: its place in the call, and why."""

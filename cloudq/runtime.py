@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
 
     from cloudq.broker.broker import Broker
     from cloudq.broker.one_time import OneTimeSchedules
+    from cloudq.messages.encryption import Encryption
     from cloudq.messages.payloads import Payloads
+    from cloudq.results.sealing import Sealing
 
 
 @immutable
@@ -68,6 +70,7 @@ class Runtime:
         self._backend: Backend | None = None
         self._scheduler: OneTimeSchedules | None = None
         self._payloads: Payloads | None = None
+        self._encryption: Encryption | None = None
         renew_after_fork(self, Runtime._in_child)
 
     def _in_child(self) -> None:
@@ -86,7 +89,23 @@ class Runtime:
     @property
     def codec(self) -> Codec:
         """The codec that reads and writes this app's messages, as its settings say."""
-        return Codec.of(self.conf, self.name, clock=self.clock)
+        return Codec.of(self.conf, self.name, clock=self.clock, encryption=self.encryption)
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """The keys that encrypt what is sent and stored; None where there are none."""
+        conf = self.conf
+        if not conf.encryption_keys:
+            return None
+        keys = {name: key.get_secret_value() for name, key in conf.encryption_keys.items()}
+        given = keys, conf.encryption_key, conf.encryption_required, conf.encryption_hides_task
+        with self.lock:
+            if self._encryption is None or self._encryption.given != given:
+                made = imported("cloudq.messages.encryption").Encryption(
+                    keys, seals=given[1], required=given[2], hides_task=given[3]
+                )
+                self._encryption = made
+            return self._encryption
 
     @property
     def is_open(self) -> bool:
@@ -193,6 +212,8 @@ class Runtime:
             if self._payloads is not None:
                 self._payloads.close()
             self._broker = self._backend = self._payloads = None
+            if self._encryption is not None:
+                self._encryption.close()
 
     def _open_broker(self) -> Broker:
         imported("cloudq.broker.broker")  # no fork cuts that short
@@ -230,7 +251,16 @@ class Runtime:
             history=self._history(driver.limits),
             clock=self.clock,
             large=LargeValues(self.payloads, conf.payload_store_over),
+            sealing=self._sealing(),
         )
+
+    def _sealing(self) -> Sealing | None:
+        encryption = self.encryption
+        if encryption is None:
+            return None
+        apps = frozenset({self.name, *self.conf.signing_apps})
+        sealing: Sealing = imported("cloudq.results.sealing").Sealing(encryption, self.name, apps)
+        return sealing
 
     def _history(self, limits: StoreLimits) -> History | None:
         conf = self.conf

@@ -1,4 +1,4 @@
-"""Declares SQS, DynamoDB, S3 and EventBridge Scheduler to cloudq, without loading boto3."""
+"""Declares SQS, DynamoDB, S3, EventBridge Scheduler and KMS to cloudq, without loading boto3."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ S3 = Adapter(
     loggers=_LOGGERS,
     tariff="cloudq_aws.prices:S3",
 )
+KMS = Adapter(extra="aws", example="awskms://KEY-ID?region=REGION", loggers=_LOGGERS)
 EVENTBRIDGE = Adapter(
     extra="aws",
     example="eventbridge://REGION?role=ARN",

@@ -19,6 +19,7 @@ from cloudq.driver import Item, Key, Value
 from cloudq.errors import CloudQError, DecodeError, InvalidArguments
 from cloudq.messages.json_text import json_bytes
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.sealed_text import is_sealed, why_sealed
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.results.stored import is_list
@@ -76,7 +77,8 @@ class Tails:
         id = blake2b("\n".join(texts[len(first) :]).encode(), digest_size=16).hexdigest()
         reference: Wire = {"more": id, "at": 0, **_end(later[-1])}
         expires = self._runtime.clock() + self._runtime.conf.result_expires + _KEPT + _wait(later)
-        size = backend.driver.limits.item // 5  # characters, of which each may take four bytes
+        # Characters, of which each may take four bytes, and encrypted a third more.
+        size = backend.driver.limits.item // (5 if backend.sealing is None else 8)
         items = [
             item
             for number, portion in enumerate(others)
@@ -171,6 +173,8 @@ class Tails:
                     "they were deleted, or the chain has waited for more than a month"
                 )
             try:
+                if is_sealed(text := item.fields.get("steps")):
+                    raise DecodeError(why_sealed(str(text)))
                 codec = self._runtime.broker.codec
                 codec.check_seal(item.fields, "/".join(key), _sealed(item.fields))
             except DecodeError as error:

@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Set up": {
         "doctor": "Check settings, app, broker and backend.",
+        "keys": "Make, list, check and change encryption keys.",
         "brokers": "List brokers and backends with their limits.",
         "celery": "Take Celery's command line: celery -A proj worker -l INFO.",
         "init": "Make a new project with tasks, tests and a deployment.",

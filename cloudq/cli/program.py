@@ -36,7 +36,8 @@ COMMANDS = {
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "workflows"),
             *("queues", "dead", "inspect", "control", "status", "top", "cost", "events", "tasks"),
-            *("migrate", "sweep", "dashboard", "audit", "brokers", "doctor", "demo", "celery"),
+            *("migrate", "sweep", "keys", "dashboard", "audit", "brokers", "doctor", "demo"),
+            "celery",
         )
     },
     "deploy": "cloudq_deploy.command",

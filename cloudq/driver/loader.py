@@ -13,6 +13,7 @@ from cloudq.driver.adapters import adapter
 from cloudq.driver.blobs import Blobs
 from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 from cloudq.driver.forks import Whole
+from cloudq.driver.keys import KeyService
 from cloudq.errors import CloudQError, ConfigurationError, did_you_mean
 from cloudq.text import describe, masked_url
 
@@ -67,6 +68,11 @@ def open_blobs(url: str) -> Blobs:
     return _open("blob", parse(url))
 
 
+def open_keys(url: str) -> KeyService:
+    """Open the driver of a key in a key service. Raises `ConfigurationError`."""
+    return _open("key", parse(url))
+
+
 def missing_file(url: str) -> Path | None:
     """Return the path of the file behind a URL if it is not there yet; None for all other URLs."""
     file = _local_file(url)
@@ -96,7 +102,7 @@ def check_scheme(kind: str, url: str) -> None:
 def installed(kind: str) -> Sequence[EntryPoint]:
     """Return the entry points of a kind, by name.
 
-    The kinds are "broker", "backend", "scheduler", "blob" and "format".
+    The kinds are "broker", "backend", "scheduler", "blob", "key" and "format".
     """
     return entry_points(f"cloudq.{kind}s")
 

@@ -16,13 +16,14 @@ from cloudq.errors import (
     BackendError,
     CloudQError,
     DecodeError,
+    KeyServiceError,
     ServiceError,
     UnknownTask,
     WorkerLost,
 )
 from cloudq.execution import lifecycle
 from cloudq.execution.bundles import Parcel, Part, alone, body_of
-from cloudq.execution.error_text import reason_of
+from cloudq.execution.error_text import line_of, reason_of
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_bundles import PlainBundles
 from cloudq.execution.salvage import salvage, without_parts
@@ -115,6 +116,8 @@ class Admission:
                 parcels.append(found)
             elif isinstance(found, Job):
                 read.append(found)
+            elif isinstance(found, KeyServiceError):
+                opened.keep(delivery, found)
             else:
                 opened.settled.append((delivery, found))
         if plain and parcels:
@@ -170,7 +173,9 @@ class Admission:
 
         return judged_now
 
-    def _opened(self, delivery: Delivery, now: float) -> Job | Settlement | Parcel:
+    def _opened(
+        self, delivery: Delivery, now: float
+    ) -> Job | Settlement | Parcel | KeyServiceError:
         """Read a delivery; one whose reading raises is dead-lettered, and no other with it."""
         try:
             if isinstance(delivery, Part):
@@ -186,6 +191,8 @@ class Admission:
                 message = read
         except DecodeError as error:
             return self._undecodable(delivery, error)
+        except KeyServiceError as error:  # it can be read when that answers
+            return error
         except Exception as error:  # whatever the libraries raise for it
             log.exception("message %s on %s cannot be read", delivery.id, delivery.queue)
             return self._undecodable(delivery, DecodeError(_reason(error)))
@@ -204,8 +211,7 @@ class Admission:
     def _undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         if signals.task_rejected:
             lifecycle.rejected(body_of(delivery), error)
-        reason = _line(str(error))
-        known = error.fields
+        reason, known = line_of(str(error)), error.fields
         call = salvage(known, queue=delivery.queue) if known is not None else None
         if call is not None:
             return replace(self._unrunnable(delivery, call, error), reason=reason)
@@ -307,7 +313,8 @@ class Admission:
             record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # dead-lettering it was interrupted
-                reason = record.error or "dead-lettered"
+                said = record.error_type if self._codec.encryption else record.error
+                reason = said or "dead-lettered"
                 return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
@@ -390,9 +397,4 @@ class Admission:
 
 
 def _reason(error: BaseException) -> str:
-    return f"it cannot be judged: {_line(reason_of(error))}"
-
-
-def _line(text: str) -> str:
-    """Return a reason as one printable line, as long as a dead letter may have it."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:1000])
+    return f"it cannot be judged: {line_of(reason_of(error))}"

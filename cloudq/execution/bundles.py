@@ -18,9 +18,11 @@ from typing import Any, Generic, TypeVar
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, CloudQError, DecodeError, PublishError
+from cloudq.execution.dead_reason import dead_reason
 from cloudq.execution.settlement import Action, Settled, Settlement, come_back, unrecorded
 from cloudq.messages.body import encode, fields_of
 from cloudq.messages.bundle import Bundle, Unread
+from cloudq.messages.codec import Codec
 from cloudq.messages.ids import place_of
 from cloudq.messages.message import TaskMessage
 from cloudq.results.bundle_item import Delivered
@@ -354,16 +356,24 @@ def _bury(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
     buried: dict[str, list[Part]] = {}
     for part, settlement in settled:
         if isinstance(part, Part) and settlement.action is Action.DEAD_LETTER:
-            buried.setdefault(settlement.reason, []).append(part)
+            buried.setdefault(dead_reason(settlement, broker), []).append(part)
     return [each for reason, parts in buried.items() for each in bury(parts, reason, broker)]
 
 
 def bury(parts: Sequence[Part], reason: str, broker: Broker) -> list[Refused]:
     """Put copies of calls among the dead letters, and leave their messages where they are."""
-    copies = [replace(part.parcel.whole, body=body_of(part), id=part.name) for part in parts]
+    copies = [
+        replace(part.parcel.whole, body=_as_sent(part, broker.codec), id=part.name)
+        for part in parts
+    ]
     owners = {id(copy): part for copy, part in zip(copies, parts, strict=True)}
     refused = broker.copy_to_dead(copies, reason=reason)
     return [replace(each, delivery=owners[id(each.delivery)]) for each in refused]
+
+
+def _as_sent(part: Part, codec: Codec) -> bytes:
+    """Sign and encrypt a call of a bundle, as a message of its own, where its bundle was."""
+    return codec.rewrapped(body_of(part), queue=part.queue, id=part.name)
 
 
 class Disposal:

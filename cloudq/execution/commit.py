@@ -17,6 +17,7 @@ from cloudq.driver import Code, Delivery, Failure, Item
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.execution.bundles import Part, body_of, by_parcel, dispose_parts
+from cloudq.execution.dead_reason import dead_reason
 from cloudq.execution.idempotency import end_claim
 from cloudq.execution.leaving import leave_joins
 from cloudq.execution.outgoing import send_outgoing, store_new_joins
@@ -355,7 +356,7 @@ def _dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
         elif settlement.action is Action.RELEASE:
             releases.setdefault(settlement.after, []).append(delivery)
         elif settlement.action is Action.DEAD_LETTER:
-            burials.setdefault(settlement.reason, []).append(delivery)
+            burials.setdefault(dead_reason(settlement, broker), []).append(delivery)
     refused = broker.ack(acks) if acks else []
     for after, deliveries in releases.items():
         refused += broker.release(deliveries, after=after)

@@ -232,6 +232,8 @@ class AtOnce:
             return []
         try:
             items = items_of(plain, backend)
+            if backend.sealing is not None:
+                items = backend.sealing.items(items)
             is_done = driver.settle(backend.driver, items, [delivery for delivery, _ in plain])
         except Exception as error:
             self._log.debug("outcomes are not recorded and acked at once", exc_info=error)

@@ -99,3 +99,8 @@ def _dumped(error: BaseException) -> str | None:
     except BaseException:  # the arguments are the user's own objects, whose methods run here
         return None
     return text if len(text) <= _LONGEST else None
+
+
+def line_of(text: str) -> str:
+    """Return a reason as one printable line, as long as a dead letter may have it."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:1000])

@@ -13,6 +13,7 @@ from cloudq.driver.log import Log
 from cloudq.errors import BackendError, BrokerError, CloudQError, DecodeError
 from cloudq.execution.bundles import Part, bury
 from cloudq.execution.consume import Consumer
+from cloudq.execution.dead_reason import dead_reason
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
@@ -117,8 +118,9 @@ class Invocation(Consumer):
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries into jobs and outcomes; release all of them when the store is down."""
-        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
+        counted = deliveries
         try:
+            counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
             return super().open(counted)
         except BackendError as down:
             self.log.error("all %d messages stay: %s", len(counted), down)
@@ -139,10 +141,11 @@ class Invocation(Consumer):
             delivery, settlement = pair
             refused: Sequence[Refused] = ()
             if settlement.action is Action.DEAD_LETTER:
+                reason = dead_reason(settlement, self.broker)
                 if isinstance(delivery, Part):
-                    refused = self._bury(delivery, settlement.reason)
+                    refused = self._bury(delivery, reason)
                 else:
-                    refused = self.broker.bury([delivery], reason=settlement.reason)
+                    refused = self.broker.bury([delivery], reason=reason)
             ended.append(_back(pair, refused[0].reason) if refused else pair)
         return ended
 

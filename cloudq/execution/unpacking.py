@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloudq.driver import Delivery
-from cloudq.errors import BackendError
+from cloudq.errors import BackendError, KeyServiceError
 from cloudq.execution.bundles import Parcel, Part
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_bundles import PlainParcel
@@ -34,6 +34,11 @@ class Opened:
         self.waiting += [job.delivery for job in jobs]
         self.error = error
 
+    def keep(self, delivery: Delivery, error: BackendError) -> None:
+        """Let a delivery wait that nobody can read now, because of this error."""
+        self.waiting.append(delivery)
+        self.error = error
+
     def holds_back(self, job: Job) -> bool:
         """Tell whether an earlier message of the job's group waits."""
         place = (job.delivery.queue, job.delivery.group)
@@ -42,7 +47,7 @@ class Opened:
 
 def unpacked(
     parcel: Parcel,
-    parts: Iterable[tuple[Part, Job | Settlement | Parcel]],
+    parts: Iterable[tuple[Part, Job | Settlement | Parcel | KeyServiceError]],
     opened: Opened,
     outcomes: Outcomes,
     backend: Backend | None,

@@ -4,15 +4,15 @@ A plain message is the JSON of `cloudq.messages.body`. A message that is signed,
 another notation travels in a sealed envelope, which names its form in the clear and has the
 message for its `body`:
 `{"v":2,"key":..,"sig":..,"app":..,"queue":..,"until":..,"type":..,"zip":..,"body":..}`. Older
-releases dead-letter it as a version that they do not know.
+releases dead-letter it as a version that they do not know. An encrypted message has an envelope of
+version 4 (see `cloudq.messages.encryption`): it is compressed, then encrypted, then signed.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -24,22 +24,26 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode, encode, fields_of, version_of
 from cloudq.messages.bundle import BUNDLE_VERSION, START, Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
-from cloudq.messages.formats import MessageFormat, find_format, installed_formats
+from cloudq.messages.envelope import ENCRYPTED, SEALED, bare, content_text, data_of
+from cloudq.messages.formats import MessageFormat, find_format
 from cloudq.messages.json_text import has_unusual, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.plain_calls import PlainCalls
+from cloudq.messages.sealed_text import is_sealed, unknown_key, why_sealed
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
 from cloudq.messages.size import check_text
-from cloudq.messages.values import check_depth, plain_numbers
 from cloudq.settings import Settings, format_names
 from cloudq.text import describe
 
-_SEALED = b'{"v":2,'
+if TYPE_CHECKING:  # loaded where there are encryption keys
+    from cloudq.messages.encryption import Encryption
+
+_ENVELOPES = (SEALED, ENCRYPTED)
+_UNENCRYPTED = "not encrypted: this app accepts only what one of its encryption_keys has encrypted"
 _PLAIN = (None, None, None)
 _LIBRARIES = {"msgpack": "msgpack", "yaml": "yaml"}
-_DEEPEST = 200  # levels of JSON, as many as the reader of a plain message takes
 _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
 
 
@@ -49,7 +53,8 @@ class Codec:
 
     `accept` are the serializers that it reads, `apps` the apps whose signatures count, and
     `formats` the names of the foreign formats that are read too, by queue. With `signed_only` an
-    unsigned message is refused; `signature_expires` is how long a signature counts, in seconds.
+    unsigned message is refused, with `encrypted_only` one that is not encrypted.
+    `signature_expires` is how long a signature counts, in seconds.
     """
 
     limit: int = 16_777_216
@@ -58,12 +63,21 @@ class Codec:
     keyring: Keyring = field(default_factory=Keyring)
     apps: frozenset[str] = frozenset()
     signed_only: bool = False
+    encryption: Encryption | None = None
+    encrypted_only: bool = False
     signature_expires: float | None = None
     formats: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     clock: Clock = real_time
 
     @classmethod
-    def of(cls, conf: Settings, app: str, *, clock: Clock = real_time) -> Self:
+    def of(
+        cls,
+        conf: Settings,
+        app: str,
+        *,
+        clock: Clock = real_time,
+        encryption: Encryption | None = None,
+    ) -> Self:
         """The codec that an app's settings describe. Raises `ConfigurationError`."""
         for name in conf.accept_content:
             if name in _LIBRARIES:
@@ -76,6 +90,8 @@ class Codec:
             keyring=Keyring(keys=keys, signs=conf.signing_key or next(iter(keys), None)),
             apps=frozenset({app, *conf.signing_apps}),
             signed_only=bool(keys) and conf.signing_required,
+            encryption=encryption,
+            encrypted_only=encryption is not None and encryption.required,
             signature_expires=conf.signing_expires,
             formats=dict(conf.queue_accept),
             clock=clock,
@@ -87,6 +103,11 @@ class Codec:
         """Write the body of a message. Raises `EncodeError`, `ConfigurationError`."""
         foreign = find_format(message.protocol) if message.protocol is not None else None
         if foreign is not None:
+            if self.encrypted_only:
+                raise EncodeError(
+                    f"{message.task}: a message in {foreign.title}'s form cannot be encrypted, and "
+                    "encryption_required is on"
+                )
             return foreign.write(message)
         plain = encode(message)
         signs = self.keyring.signs is not None
@@ -96,9 +117,14 @@ class Codec:
                 f'{message.task}: pickle is refused: it takes "pickle" in accept_content and '
                 "signing_keys, here and at the worker"
             )
-        if serializer == "json" and message.compression is None and not signs:
+        if (
+            serializer == "json"
+            and message.compression is None
+            and not signs
+            and self.encryption is None
+        ):
             return plain
-        return self._sealed(message, serializer, plain)
+        return self._sealed(message, serializer, plain, message.id, message.task)
 
     def encode_bundle(self, messages: Sequence[TaskMessage]) -> bytes:
         """Write the body of a message with calls of one bundle, in the form of the first.
@@ -106,32 +132,59 @@ class Codec:
         Raises `EncodeError`.
         """
         plain = write_bundle(messages)
-        if messages[0].compression is None and self.keyring.signs is None:
+        first = messages[0]
+        if first.compression is None and self.keyring.signs is None and self.encryption is None:
             return plain
-        return self._sealed(messages[0], "json", plain)
+        tasks = {message.task for message in messages}
+        return self._sealed(
+            first, "json", plain, first.id[:-4], first.task if len(tasks) == 1 else None
+        )
 
-    def _sealed(self, message: TaskMessage, serializer: str, plain: bytes) -> bytes:
+    def rewrapped(self, body: bytes, *, queue: str, id: str) -> bytes:
+        """Sign and encrypt a plain body, that of a call which may be unreadable, for its queue."""
+        if self.encryption is None and self.keyring.signs is None:
+            return body
+        return self._enveloped({}, queue, id, None, body)
+
+    def _sealed(
+        self, message: TaskMessage, serializer: str, plain: bytes, id: str, task: str | None
+    ) -> bytes:
         data = written(serializer, plain)
         zipped = None
         if message.compression is not None:
             small = compress(message.compression, data)
             if len(small) * 4 < len(data) * 3:  # as text it grows by a third
                 data, zipped = small, message.compression
-        signs = self.keyring.signs is not None
-        if zipped is None and serializer == "json" and not signs:
+        signs, encrypts = self.keyring.signs is not None, self.encryption is not None
+        if zipped is None and serializer == "json" and not signs and not encrypts:
             return plain
         fields: dict[str, object] = {}
-        if signs:
-            fields |= {"app": self.app, "queue": _bare(message.queue)}
-            if self.signature_expires is not None:
-                start = max(self.clock(), message.not_before or 0.0)
-                fields["until"] = round(start + self.signature_expires, 3)
+        if signs and self.signature_expires is not None:
+            start = max(self.clock(), message.not_before or 0.0)
+            fields["until"] = round(start + self.signature_expires, 3)
         if serializer != "json":
             fields["type"] = serializer
         if zipped is not None:
             fields["zip"] = zipped
+        return self._enveloped(fields, message.queue, id, task, data)
+
+    def _enveloped(
+        self, fields: Mapping[str, object], queue: str, id: str, task: str | None, data: bytes
+    ) -> bytes:
+        """Encrypt the data of an envelope, then sign it."""
+        signs, sealing = self.keyring.signs is not None, self.encryption
+        bound = {"app": self.app, "queue": bare(queue)}
+        if sealing is not None:
+            bound["id"] = id
+            if task is not None and not sealing.hides_task:
+                bound["task"] = task
+            rest = sealing.sealed(self.app, {**bound, **fields}, data)
+            return self.keyring.signed(rest, 4) if signs else ENCRYPTED + rest
+        fields = {**(bound if signs else {}), **fields}
         rest = json_text(fields)[1:-1] + (b"," if fields else b"")
-        rest += b'"body":%b}' % _content(serializer, zipped, data)
+        rest += b'"body":%b}' % content_text(
+            str(fields.get("type", "json")), fields.get("zip"), data
+        )
         return self.keyring.signed(rest) if signs else b'{"v":2,' + rest
 
     # ---- reading
@@ -158,7 +211,7 @@ class Codec:
             raise DecodeError(f"undecodable: {describe(error)}") from error
 
     def _decoded(self, body: bytes, queue: str, limit: int) -> TaskMessage | Bundle:
-        if body.startswith(_SEALED):
+        if body.startswith(_ENVELOPES):
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
@@ -173,6 +226,8 @@ class Codec:
                     raise
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
+        if self.encrypted_only:
+            raise DecodeError(_UNENCRYPTED)
         return self._plain(body, limit, signed=False)
 
     def _plain(self, body: bytes, limit: int, *, signed: bool) -> TaskMessage | Bundle:
@@ -208,6 +263,8 @@ class Codec:
 
     def check_seal(self, fields: Mapping[str, object], place: str, text: str) -> None:
         """Check the signature of a stored text. Raises `DecodeError`."""
+        if is_sealed(text):
+            raise DecodeError(why_sealed(text))
         seal = fields.get("seal")
         if isinstance(seal, str) and self.keyring.keys:
             app = self.keyring.sealed_by(seal, place, text)
@@ -220,16 +277,21 @@ class Codec:
 
     def _foreign(self, queue: str) -> Iterator[MessageFormat]:
         """The foreign formats that are read in a queue."""
-        names = dict.fromkeys((*self.formats.get(queue, ()), *self.formats.get(_bare(queue), ())))
+        names = dict.fromkeys((*self.formats.get(queue, ()), *self.formats.get(bare(queue), ())))
         for name in names:
             found = find_format(name)
             if found is not None:  # cloudq's own is none
                 yield found
 
     def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage | Bundle:
-        signed = self.keyring.verified(body)
+        rest = self.keyring.verified(body)
+        signed = rest is not None
         if not signed and self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
+        if body.startswith(ENCRYPTED):
+            return self._decrypted(rest or body[len(ENCRYPTED) :], queue, limit, signed=signed)
+        if self.encrypted_only:
+            raise DecodeError(_UNENCRYPTED)
         check_text(body)
         try:
             # orjson makes floats of large whole numbers; the other parser is slower.
@@ -241,10 +303,39 @@ class Codec:
         except ValueError as error:
             raise DecodeError(f"undecodable: {error}") from error
         if signed:
-            self._check_signed(fields, queue)
+            self._check_bound(fields, queue, "signature")
         serializer = fields.get("type", "json")
         self._check_type(serializer, signed=signed)
-        data = _data(fields, serializer)
+        data = data_of(fields, serializer)
+        return self._content(fields, serializer, data, limit, signed=signed)
+
+    def _decrypted(
+        self, rest: bytes, queue: str, limit: int, *, signed: bool
+    ) -> TaskMessage | Bundle:
+        """Read the rest of an encrypted envelope, whose signature is verified if it has one."""
+        module = imported("cloudq.messages.encryption")
+        fields: dict[str, Any] = module.header_of(rest)
+        if self.encryption is None:
+            raise DecodeError(unknown_key(fields["with"]))
+        self._check_bound(fields, queue, "seal")
+        serializer = fields.get("type", "json")
+        self._check_type(serializer, signed=signed)
+        data = self.encryption.opened(rest, fields)
+        read = self._content(fields, serializer, data, limit, signed=signed)
+        id = read.name if isinstance(read, Bundle) else read.id
+        if id != fields["id"]:
+            raise DecodeError(f"bad seal: it is for id {fields['id']!r}, not for {id!r}")
+        return read
+
+    def _content(
+        self,
+        fields: Mapping[str, Any],
+        serializer: str,
+        data: bytes,
+        limit: int,
+        *,
+        signed: bool,
+    ) -> TaskMessage | Bundle:
         if "zip" in fields:
             data = expand(str(fields["zip"]), data, limit=limit)
         read = self._plain(plain_json(serializer, data), limit, signed=signed)
@@ -253,16 +344,16 @@ class Codec:
             raise DecodeError(f"undecodable: {serializer} around {own}")
         return read
 
-    def _check_signed(self, fields: Mapping[str, Any], queue: str) -> None:
+    def _check_bound(self, fields: Mapping[str, Any], queue: str, what: str) -> None:
         app, place, until = fields.get("app"), fields.get("queue"), fields.get("until")
         if app not in self.apps:
-            raise DecodeError(f"bad signature: it is app {app!r}'s, which is not in signing_apps")
-        if place != _bare(queue):
-            raise DecodeError(f"bad signature: it is for queue {place!r}, not for {queue!r}")
+            raise DecodeError(f"bad {what}: it is app {app!r}'s, which is not in signing_apps")
+        if place != bare(queue):
+            raise DecodeError(f"bad {what}: it is for queue {place!r}, not for {queue!r}")
         if until is None:
             return
         if not isinstance(until, int | float) or not self.clock() <= until + _CLOCKS:
-            raise DecodeError("bad signature: it has expired")
+            raise DecodeError(f"bad {what}: it has expired")
 
     def _check_type(self, serializer: object, *, signed: bool) -> None:
         if serializer not in SERIALIZERS:
@@ -284,48 +375,6 @@ class Codec:
         if message.serializer not in (None, "json"):
             self._check_type(message.serializer, signed=signed)
         return message
-
-
-def form_of(body: bytes) -> str | None:
-    """Name the form of a body that is no plain message; None for an unknown form."""
-    if body.startswith(_SEALED):
-        return "signed, compressed or in a notation of its own"
-    for foreign in installed_formats():
-        if foreign.recognizes(body):
-            return f"a message in {foreign.title}'s form"
-    return None
-
-
-def _bare(queue: str) -> str:
-    """A queue's own name: one side may know it by its URL."""
-    return queue.rpartition("/")[2]
-
-
-def _content(serializer: str, zipped: str | None, data: bytes) -> bytes:
-    """Make the value of `body`: JSON as it is, YAML as text, the rest as base64."""
-    if zipped is None and serializer in ("json", PICKLE):
-        return data
-    if zipped is None and serializer == "yaml":
-        return json_text(data.decode())
-    return b'"%b"' % base64.b64encode(data)
-
-
-def _data(fields: Mapping[str, Any], serializer: str) -> bytes:
-    body = fields.get("body")
-    if "zip" not in fields and serializer in ("json", PICKLE):
-        check_depth(body, _DEEPEST, what="undecodable: the values")
-        try:
-            return json_text(plain_numbers(body))
-        except EncodeError as error:
-            raise DecodeError(f"undecodable: {error}") from error
-    if not isinstance(body, str):
-        raise DecodeError("undecodable: the sealed envelope has no text for its body")
-    if "zip" not in fields and serializer == "yaml":
-        return body.encode()
-    try:
-        return base64.b64decode(body, validate=True)
-    except ValueError as error:
-        raise DecodeError(f"undecodable: the sealed body is not base64: {error}") from error
 
 
 def unknown_form(

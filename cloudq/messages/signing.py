@@ -12,7 +12,7 @@ from cloudq.errors import DecodeError
 
 KEY_ID = r"[A-Za-z0-9._-]{1,64}"
 SHORTEST_KEY = 32  # characters, as long as the hash of HMAC-SHA256
-_SIGNED = rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",'
+_SIGNED = rb'\{"v":([24]),"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",'
 
 
 @immutable
@@ -22,32 +22,33 @@ class Keyring:
     keys: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
     signs: str | None = None
 
-    def signed(self, rest: bytes) -> bytes:
+    def signed(self, rest: bytes, version: int = 2) -> bytes:
         """Make a signed envelope of `rest`, the text of its fields up to the closing brace."""
         assert self.signs is not None  # only a codec with a key signs
-        signature = self._signature(self.signs, rest)
-        return b'{"v":2,"key":"%b","sig":"%b",%b' % (self.signs.encode(), signature, rest)
+        signature = self._signature(self.signs, rest, version)
+        return b'{"v":%d,"key":"%b","sig":"%b",%b' % (version, self.signs.encode(), signature, rest)
 
-    def verified(self, body: bytes) -> bool:
-        """Verify the signature of an envelope; False where it has none.
+    def verified(self, body: bytes) -> bytes | None:
+        """Verify the signature of an envelope, and return what follows; None where it has none.
 
         Reads nothing of the content. Raises `DecodeError` for a wrong signature.
         """
         found = re.match(_SIGNED, body)
         if found is None:
-            return False
-        name, signature = found[1].decode(), found[2]
+            return None
+        version, name, signature = int(found[1]), found[2].decode(), found[3]
         if name not in self.keys:
             raise DecodeError(f"bad signature: key {name!r} is not among this app's signing_keys")
-        if not _same(signature, self._signature(name, body[found.end() :])):
+        rest = body[found.end() :]
+        if not _same(signature, self._signature(name, rest, version)):
             raise DecodeError(f"bad signature: it is not that of key {name!r}")
-        return True
+        return rest
 
-    def _signature(self, name: str, rest: bytes) -> bytes:
+    def _signature(self, name: str, rest: bytes, version: int = 2) -> bytes:
         import hashlib  # loads OpenSSL, which only signing processes need
         import hmac
 
-        text = b"cloudq 2\n%b\n%b" % (name.encode(), rest)
+        text = b"cloudq %d\n%b\n%b" % (version, name.encode(), rest)
         digest = hmac.digest(self.keys[name], text, hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=")
 

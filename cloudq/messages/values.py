@@ -20,6 +20,7 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import is_list, is_object, json_bytes
 from cloudq.messages.model_classes import is_model, is_root_model
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
+from cloudq.messages.sealed_text import is_sealed, why_sealed
 from cloudq.messages.size import spread, spread_pairs
 from cloudq.messages.zones import read_datetime, read_time, write_datetime, write_time
 
@@ -363,7 +364,7 @@ def load_value(text: str) -> Any:
     try:
         plain = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise DecodeError(f"not JSON: {error}") from error
+        raise DecodeError(why_sealed(text) if is_sealed(text) else f"not JSON: {error}") from error
     if '"$' not in text:
         return plain
     if text.count("[") + text.count("{") > MAX_DEPTH:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from cloudq.app import CloudQ
 from cloudq.driver import Peeked
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, ServiceError
 from cloudq.messages.bundle import Bundle, Unread
+from cloudq.messages.encryption import header_of
+from cloudq.messages.envelope import ENCRYPTED
 from cloudq.messages.message import TaskMessage
 from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
 
@@ -23,7 +25,7 @@ class Seen:
     """A message of `queue`, decoded, or with the `problem` why it cannot be decoded.
 
     `message` is its call, None for one with the calls of a bundle; `calls` are those that can be
-    read.
+    read. `named` is the task that an encrypted message names in the open, which nobody has checked.
     """
 
     queue: str
@@ -31,6 +33,7 @@ class Seen:
     message: TaskMessage | None = None
     calls: Sequence[TaskMessage] = ()
     problem: str | None = None
+    named: str | None = None
 
     @property
     def id(self) -> str:
@@ -45,6 +48,8 @@ class Seen:
     @property
     def tasks(self) -> Sequence[str]:
         """The names of its tasks, each once."""
+        if self.named is not None:
+            return [self.named]
         return list(dict.fromkeys(call.task for call in self.calls))
 
     @property
@@ -117,14 +122,26 @@ def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     """Decode a message of a queue, or keep the reason why that fails."""
     try:
         found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
-    except DecodeError as error:
-        return Seen(queue=queue, peeked=peeked, problem=describe(error))
+    except (DecodeError, ServiceError) as error:
+        named = _named(peeked.body)
+        return Seen(queue=queue, peeked=peeked, problem=describe(error), named=named)
     if not isinstance(found, Bundle):
         return Seen(queue=queue, peeked=peeked, message=found, calls=[found])
     calls = [call for call in found.calls if not isinstance(call, Unread)]
     unread = [call.reason for call in found.calls if isinstance(call, Unread)]
     problem = f"{len(unread)} calls cannot be read: {unread[0]}" if unread else None
     return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem)
+
+
+def _named(body: bytes) -> str | None:
+    """Return the name of the task that an encrypted message tells everybody."""
+    if not body.startswith(ENCRYPTED):
+        return None
+    try:
+        name: object = header_of(body[1:]).get("task")
+    except DecodeError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _short(text: str, longest: int) -> str:

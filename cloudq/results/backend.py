@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
@@ -33,6 +34,9 @@ from cloudq.results.looker import LOOK_EVERY, Looker
 from cloudq.results.pauses import Pauses, Poller, UsualTimes
 from cloudq.results.record import Record, from_item, key, to_item
 from cloudq.results.series import SeriesStore
+
+if TYPE_CHECKING:  # loaded where there are encryption keys
+    from cloudq.results.sealing import Sealing
 
 log = Log("cloudq.backend")
 
@@ -68,13 +72,13 @@ class Backend(Driven[BackendDriver]):
         clock: Clock = real_time,
         large: LargeValues | None = None,
         reopen: Callable[[], BackendDriver] | None = None,
+        sealing: Sealing | None = None,
     ) -> None:
         super().__init__(driver, reopen)
+        self.sealing = sealing
         self.history = history
         self.large = large or LargeValues()
-        self.clock = clock
-        self.url = url
-        self.expires = expires
+        self.clock, self.url, self.expires = clock, url, expires
         self._failing_since: float | None = None
         self.usual = UsualTimes()
         self.bundles = BundleStore(self)
@@ -82,7 +86,6 @@ class Backend(Driven[BackendDriver]):
         self._ids = SeriesIds()
         self.new_id = self._ids.next if driver.limits.bills_kilobytes else new_id
         """Makes the id of a call whose end will be recorded here."""
-        self._known_watch: tuple[BackendDriver | None, Callable[[], Watcher] | None] = None, None
         self.looker = Looker(self._looked_at, self._wakened)
         renew_after_fork(self, Backend._in_child)
 
@@ -241,9 +244,8 @@ class Backend(Driven[BackendDriver]):
                 batch = task_ids[start : start + driver.limits.put]
                 with self.trying("write", batch[0]):
                     items = driver.update_all([(key(id), change) for id in batch])
-                marked |= {
-                    id: from_item(item) for id, item in zip(batch, items, strict=True) if item
-                }
+                found = {id: item for id, item in zip(batch, items, strict=True) if item}
+                marked |= {id: from_item(self._opened(item)) for id, item in found.items()}
         return marked
 
     def _revocation(self, due: float) -> Change:
@@ -292,7 +294,10 @@ class Backend(Driven[BackendDriver]):
             batch = keys[start : start + self.driver.limits.get]
             with self.trying("read", keys[0].partition):
                 found.update(self.driver.get(batch, consistent=consistent))
-        return found
+        return {key: self._opened(item) for key, item in found.items()} if self.sealing else found
+
+    def _opened(self, item: Item) -> Item:
+        return item if self.sealing is None else self.sealing.opened(item)
 
     def put(self, items: Sequence[Item]) -> dict[int, Failure]:
         """Write whole items, in batches; return what was refused, by index.
@@ -300,6 +305,7 @@ class Backend(Driven[BackendDriver]):
         Raises `BackendError` when no batch was written, and for an error that is no outage; else
         a batch that was not written is refused.
         """
+        items = items if self.sealing is None else self.sealing.items(items)
         failed: dict[int, Failure] = {}
         size = self.driver.limits.put
         for start in range(0, len(items), size):
@@ -318,6 +324,10 @@ class Backend(Driven[BackendDriver]):
 
     def update(self, key: Key, change: Change) -> Item:
         """Change one item atomically. Raises `cloudq.driver.ConditionFailed` as well."""
+        update, sealing = self._update, self.sealing
+        return update(key, change) if sealing is None else sealing.updated(key, change, update)
+
+    def _update(self, key: Key, change: Change) -> Item:
         with self.trying("write", key.partition):
             return self.driver.update(key, change)
 
@@ -337,7 +347,8 @@ class Backend(Driven[BackendDriver]):
 
     def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
         with self.trying("read", partition):
-            return self.driver.query(partition, after=after, limit=limit)
+            page = self.driver.query(partition, after=after, limit=limit)
+        return page if self.sealing is None else self.sealing.page(page)
 
     def delete(self, keys: Sequence[Key]) -> None:
         for start in range(0, len(keys), self.driver.limits.put):
@@ -361,7 +372,7 @@ class Backend(Driven[BackendDriver]):
     @property
     def wakes(self) -> bool:
         """Tell whether the store wakes its readers."""
-        return self._watch is not None
+        return self.power(Watch) is not None
 
     def watch(self) -> Watcher:
         """Return a waiter for changes: the driver's own, else one that polls ever slower.
@@ -373,18 +384,8 @@ class Backend(Driven[BackendDriver]):
 
     def _wakened(self) -> Watcher | None:
         """Return the driver's own waiter, None where the store wakes nobody."""
-        watch = self._watch
-        return None if watch is None else watch()
-
-    @property
-    def _watch(self) -> Callable[[], Watcher] | None:
-        """The driver's way to wake readers. Its type is looked at once: that is slow (20 us)."""
-        driver = self.driver
-        known, watch = self._known_watch
-        if known is not driver:
-            watch = driver.watch if isinstance(driver, Watch) else None
-            self._known_watch = driver, watch
-        return watch
+        driver = self.power(Watch)
+        return None if driver is None else driver.watch()
 
     def ended(self, verb: str, name: str, error: BaseException | None) -> None:
         """Note how a request ended. Raises `BackendError` in place of what the driver raised."""

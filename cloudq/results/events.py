@@ -12,6 +12,7 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.json_text import json_bytes
+from cloudq.messages.sealed_text import shown
 from cloudq.results.ends_log import EndsLog
 from cloudq.results.newest_first import sort_of
 from cloudq.results.record import FAILED, TERMINAL, Record, State
@@ -191,4 +192,5 @@ def event_of(item: Item) -> Event:
     with reading(item.key):
         id = item.key.sort.split("#", 2)[2]
         at = float(values.pop("at"))
+        values |= {name: shown(values[name]) for name in ("error", "args") if name in values}
         return Event(id=id, task=task, state=State(state), at=at, **values)

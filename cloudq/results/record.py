@@ -13,6 +13,7 @@ from typing import Any
 from cloudq.driver import Item, Key, Value
 from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, TaskFailure, TaskRevoked
+from cloudq.messages.sealed_text import shown
 from cloudq.messages.values import dump_value, load_value
 from cloudq.results.builtin_errors import Shown, builtin_of, decoded, put_attributes
 
@@ -119,6 +120,7 @@ class Record:
 _NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
 _DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
 RECORD_FIELDS = frozenset(_NAMES)
+_TEXTS = ("error", "traceback")
 _KINDS: Mapping[str, frozenset[type]] = {
     **dict.fromkeys(_NAMES, frozenset({type(None), str})),
     **dict.fromkeys(("retries", "fence"), frozenset({int})),
@@ -204,6 +206,8 @@ def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:
 
 def from_usable(task_id: str, values: dict[str, Any]) -> Record:
     """The record of a task that has these fields stored, as `usable` returns them."""
+    if values.get("error") is not None:
+        values |= {name: shown(values[name]) for name in _TEXTS if values.get(name)}
     values["state"] = _STATES.get(values.get("state"), State.PENDING)
     if values.get("scheduled") is not None:
         values["scheduled"] = DelayedMessage.from_text(str(values["scheduled"]))

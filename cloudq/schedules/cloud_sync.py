@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from cloudq.driver import Code
 from cloudq.driver.schedulers import Fields, Job, SchedulerDriver
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.signing import Keyring
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, id_of_run
@@ -96,10 +97,15 @@ class Scheduler:
         Raises `ConfigurationError` for a schedule that the cloud cannot run.
         """
         conf = self._runtime.conf
-        if conf.signing_keys and conf.signing_required:
-            raise ConfigurationError(
-                "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
-            )
+        for verb, keys, required in (
+            ("sign", conf.signing_keys, conf.signing_required),
+            ("encrypt", conf.encryption_keys, conf.encryption_required),
+        ):
+            if keys and required:
+                setting = "signing_required" if verb == "sign" else "encryption_required"
+                raise ConfigurationError(
+                    f"a cloud's scheduler cannot {verb} messages, and {setting} is on: run a beat"
+                )
         found: dict[str, Job] = {}
         if schedules is None:
             schedules = self._schedules.all().values()
@@ -170,7 +176,9 @@ class Scheduler:
             # The task's own expiry, counted from the run.
             kept[EXPIRES] = f"{message.expires - message.sent_at:g}"
         message = message.model_copy(update=changes)
-        return self._runtime.codec.encode(message).decode(), message
+        # The scheduler writes its times into the text, so neither seal nor signature would hold.
+        codec = replace(self._runtime.codec, encryption=None, keyring=Keyring())
+        return codec.encode(message).decode(), message
 
     @property
     def _mark(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
@@ -12,6 +11,7 @@ from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import default_payloads, installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError, did_you_mean
 from cloudq.settings.fields import plain, setting, settings_of
+from cloudq.settings.levels import Level
 from cloudq.settings.sources import (
     CELERY_NAMES,
     WrongSource,
@@ -29,15 +29,6 @@ Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]
 SERIALIZERS: tuple[str, ...] = get_args(Serializer)
 COMPRESSIONS: tuple[str, ...] = get_args(Compression)
-
-
-class Level(StrEnum):
-    """The events of a task that are recorded."""
-
-    NONE = "none"
-    FAILED = "failed"  # what failed for good, and was rejected
-    FINAL = "final"  # how tasks ended
-    TRACKED = "tracked"  # also that they started, and were retried
 
 
 @cache
@@ -111,7 +102,28 @@ class Settings:
         description="how long a signature is valid after the message is due. Unset: forever",
     )
     signing_apps: list[str] = setting(
-        default=[], description="names of other apps whose signed messages are accepted"
+        default=[],
+        description="names of other apps whose signed or encrypted messages are accepted",
+    )
+    encryption_keys: dict[str, SecretStr] = setting(
+        default={},
+        description="keys by id, each base64 of 32 bytes, or the URL of a key in a key service; "
+        "any of them opens what is sent and stored",
+    )
+    encryption_key: str | None = setting(
+        default=None,
+        checked=True,
+        description="id of the key that encrypts. Unset: the first key",
+    )
+    encryption_required: bool = setting(
+        default=True,
+        description="if there are encryption keys, reject messages that are not encrypted; set it "
+        "to false while you introduce encryption",
+    )
+    encryption_hides_task: bool = setting(
+        default=False,
+        description="encrypt the name of a message's task too, so that nobody reads it without "
+        "the key",
     )
     queue_accept: dict[str, list[str]] = setting(
         default={}, description='message formats read from a queue: {"orders": ["celery"]}'

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, get_type_hints
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,6 +25,8 @@ from pydantic_core import PydanticCustomError
 
 import cloudq.settings as declared
 from cloudq.amounts import CENTURY
+from cloudq.driver.keys import key_bytes
+from cloudq.driver.loader import check_scheme
 from cloudq.errors import ConfigurationError, did_you_mean, plainly
 from cloudq.settings.fields import MOST
 from cloudq.settings.sources import WrongSource, config_file, variable_of
@@ -43,16 +46,32 @@ def _installed_format(name: Any) -> Any:
     raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
 
 
+def _encryption_key(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if "://" in text:
+        check_scheme("key", text)
+        return secret
+    try:
+        key_bytes(text)
+    except ValueError:
+        raise ValueError(
+            "unusable: base64 of 32 bytes is expected, as cloudq keys new makes it"
+        ) from None
+    return secret
+
+
+EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key)]
 Protocol = Annotated[str, BeforeValidator(_installed_format)]
 # What these are, closer than their hints say.
 _CLOSER: Mapping[str, Any] = {
     "signing_keys": dict[KeyId, Key],
+    "encryption_keys": dict[KeyId, EncryptionKey],
     "queue_accept": dict[str, list[Protocol]],
     "queue_produce": dict[str, Protocol],
 }
 
 _NUMBERS = (int, float, int | None, float | None)
-_SECRET = frozenset({"signing_keys", "signing_key"})
+_SECRET = frozenset({"signing_keys", "signing_key", "encryption_keys", "encryption_key"})
 
 
 class _Checks(BaseModel):
@@ -96,14 +115,15 @@ class _Checks(BaseModel):
         return name
 
     @model_validator(mode="after")
-    def _signs_with_a_key(self) -> Self:
-        key: Any = getattr(self, "signing_key", None)
-        keys: Mapping[str, Any] = getattr(self, "signing_keys", {})
-        if key is not None and key not in keys:
-            known = ", ".join(map(repr, keys)) or "none"
-            raise ValueError(
-                f"signing_key is not the id of one of the signing_keys, whose ids are {known}"
-            )
+    def _has_its_keys(self) -> Self:
+        for name in ("signing_key", "encryption_key"):
+            key: Any = getattr(self, name, None)
+            keys: Mapping[str, Any] = getattr(self, f"{name}s", {})
+            if key is not None and key not in keys:
+                known = ", ".join(map(repr, keys)) or "none"
+                raise ValueError(
+                    f"{name} is not the id of one of the {name}s, whose ids are {known}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ EXAMPLES: Mapping[str, str] = {
     "accept_content": "json,msgpack",
     "signing_apps": "shop,billing",
     "signing_keys": '{"2026-11": "a key of 32 characters, or of more"}',
+    "encryption_keys": '{"2026-11": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}',
     "queue_accept": '{"orders": ["celery"]}',
     "queue_produce": '{"orders": "celery"}',
     "prices": '{"NAME": 0.4}',
@@ -50,7 +51,7 @@ EXAMPLES: Mapping[str, str] = {
 
 # A value of these may be another text: the dotted name of a function.
 _TEXTS = frozenset({"task_routes"})
-_SECRET = frozenset({"signing_keys"})
+_SECRET = frozenset({"signing_keys", "encryption_keys"})
 # A name that needs quotes or spaces is written as JSON.
 _NAME = r"[^\s,;\[\]{}\"']+"
 _SHOWN = 60

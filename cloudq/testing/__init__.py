@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cloudq.testing.contracts.backend import BackendContract
     from cloudq.testing.contracts.blobs import BlobsContract
     from cloudq.testing.contracts.broker import BrokerContract
+    from cloudq.testing.contracts.keys import KeyServiceContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
     from cloudq.testing.contracts.schedule import OneTimeContract, OneTimeDriver, ScheduleContract
@@ -34,6 +35,7 @@ __all__ = [
     "Fault",
     "FaultPlan",
     "FaultProxy",
+    "KeyServiceContract",
     "UpdateContract",
     "OrderingContract",
     "OneTimeContract",
@@ -59,6 +61,7 @@ _CONTRACTS = {
     "BackendContract": "contracts.backend",
     "BlobsContract": "contracts.blobs",
     "BrokerContract": "contracts.broker",
+    "KeyServiceContract": "contracts.keys",
     "OrderingContract": "contracts.ordering",
     "OneTimeContract": "contracts.schedule",
     "OneTimeDriver": "contracts.schedule",

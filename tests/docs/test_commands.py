@@ -156,6 +156,14 @@ def _(scene: Scene) -> Words:
     return {"default ID": f"default {ids['badly']}"}
 
 
+@story("encrypt")
+def _(scene: Scene) -> Words:
+    keys = '{"2026": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}'
+    scene.shell.environment |= {"CLOUDQ_APP": "shop.tasks:app", "CLOUDQ_ENCRYPTION_KEYS": keys}
+    scene.shop()
+    return {}
+
+
 @story("runbooks")
 def _(scene: Scene) -> Words:
     ids = scene.shop()

@@ -31,7 +31,7 @@ FORMAT = MessageFormat(name="loud", title="Loud", read=read, write=write, recogn
 PROGRAM = """
 import sys
 from cloudq import CloudQ
-from cloudq.messages.codec import form_of
+from cloudq.messages.envelope import form_of
 
 app = CloudQ("shop", broker="memory://", queue_accept={"q": ["loud", "cloudq"]})
 assert "loud_format" not in sys.modules

@@ -165,7 +165,7 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Payloads]
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_on_every_cloud(cloud: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """What is above the limits of queue and store goes there by itself."""
+    """Values above the limits of queue and store go to the payload store by themselves."""
     payloads = CLOUDS[cloud](tmp_path, request)
     with closing(payloads.place):
         data = secrets.token_bytes(1_500_000)

@@ -11,7 +11,8 @@ from cloudq.driver import Limits, Outgoing
 from cloudq.errors import DecodeError
 from cloudq.messages.body import decode
 from cloudq.messages.bundle import START, Bundle, Unread
-from cloudq.messages.codec import Codec, form_of
+from cloudq.messages.codec import Codec
+from cloudq.messages.envelope import form_of
 from cloudq.messages.message import TaskMessage
 
 # The largest body to decode, in bytes; brokers take less.

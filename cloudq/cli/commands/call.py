@@ -26,6 +26,7 @@ from cloudq.errors import (
     ResultTimeout,
     UnknownTask,
 )
+from cloudq.messages.sealed_text import shown
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs
@@ -189,7 +190,7 @@ def _print_end(record: Record, target: Target, *, json: bool) -> int:
     if json:
         emit(as_json(record), indent=False)
     elif record.state == State.SUCCESS:
-        emit_written(record.value or "null")
+        emit_written(shown(record.value or "null"))
     else:
         advice = f"cloudq result{target.words} --traceback {record.id}"
         complain(f"{outcome(record)} - {advice}", kind=record.state)

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import complain, duration, emit, fields, local, say, say_trace
 from cloudq.errors import ConfigurationError, ResultTimeout
+from cloudq.messages.sealed_text import shown as readable
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs, iso_time
@@ -145,8 +146,8 @@ def _show(record: Record, *, traceback: bool) -> None:
             ("state", "PENDING (not finished, or no such task)" if unheard else record.shown),
             ("revoked", "yes, it will not start" if record.revoked else None),
             ("task", record.task or None),
-            ("value", AsIs(record.value) if succeeded and record.value else None),
-            ("progress", AsIs(record.meta) if record.meta else None),
+            ("value", AsIs(readable(record.value)) if succeeded and record.value else None),
+            ("progress", AsIs(readable(record.meta)) if record.meta else None),
             ("error", error),
             ("traceback", shown),
             ("retries", None if unheard else record.retries),
@@ -171,4 +172,4 @@ def _plain(text: str | None) -> AsIs | None:
     try:
         return AsIs(orjson.loads(text)) if text else None
     except ValueError:
-        return AsIs(text)
+        return AsIs(readable(str(text)))

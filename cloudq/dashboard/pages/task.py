@@ -15,6 +15,7 @@ from cloudq.dashboard.looks import Part, Watch
 from cloudq.dashboard.pages.rows import TaskRow, pretty, task_rows
 from cloudq.dashboard.visit import Visit
 from cloudq.messages.json_text import is_object
+from cloudq.messages.sealed_text import shown
 from cloudq.operations import tasks
 from cloudq.operations.tasks import TaskLife
 from cloudq.text import json_text, masked
@@ -134,7 +135,7 @@ def _json(text: str | None) -> Any:
     try:
         return None if text is None else orjson.loads(text)
     except ValueError:
-        return text
+        return None if text is None else shown(text)
 
 
 def _percent(progress: object) -> float | None:
