@@ -50,6 +50,9 @@ _DAY = 86_400
 # A key that no blob has, of which nobody needs the content.
 _NOWHERE = "check/nothing"
 
+# An answer that is cut may not say what became of a blob.
+_UNTOLD: ErrorTypeDef = {"Code": "InternalError", "Message": "S3 does not say that it is deleted"}
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
 _LISTED = (
@@ -90,7 +93,7 @@ class S3:
             self._put_parts(name, content, size)
             return
         body = part_of(content, 0, size, _PART)
-        self.client.put_object(Bucket=self._bucket, Key=name, Body=body)
+        told(self.client.put_object(Bucket=self._bucket, Key=name, Body=body), "ETag")
 
     def _put_parts(self, name: str, content: BinaryIO, size: int) -> None:
         """Store more than one part of a content: S3 has all of them, or forgets them."""
@@ -98,9 +101,10 @@ class S3:
         upload: str = told(reply, "UploadId")
         try:
             parts = self._upload(name, upload, content, size)
-            self.client.complete_multipart_upload(
+            done = self.client.complete_multipart_upload(
                 Bucket=self._bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": parts}
             )
+            told(done, "ETag")
         except BaseException:
             with suppress(Exception):  # the bucket's rule does it tomorrow
                 self.client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload)
@@ -143,9 +147,10 @@ class S3:
             if _code(error) == "InvalidRange":  # it ends before
                 return _nothing()
             raise
-        if start and not reply.get("ContentRange", "").startswith(f"bytes {start}-"):
+        is_range = reply.get("ContentRange", "").startswith(f"bytes {start}-")
+        if "ETag" not in reply or (start and not is_range):
             reply["Body"].close()
-            raise cut("it lacks the range that was asked for")
+            raise cut("it is not the blob, or not from there on")
         return _parts(reply["Body"])
 
     def delete(self, keys: Sequence[str]) -> Sequence[Failure]:
@@ -154,13 +159,14 @@ class S3:
             return ()
         reply = self.client.delete_objects(
             Bucket=self._bucket,
-            Delete={"Quiet": True, "Objects": [{"Key": name} for name in dict.fromkeys(names)]},
+            Delete={"Objects": [{"Key": name} for name in dict.fromkeys(names)]},
         )
+        deleted = {each.get("Key") for each in reply.get("Deleted", ())}
+        errors = {each.get("Key"): each for each in reply.get("Errors", ())}
         return [
-            _failure(index, each)
-            for each in reply.get("Errors", ())
+            _failure(index, errors.get(name, _UNTOLD))
             for index, name in enumerate(names)
-            if name == each.get("Key")
+            if name not in deleted
         ]
 
     def list(self, *, after: str | None, limit: int) -> BlobPage:

@@ -88,6 +88,8 @@ class Believed(RequestsTransport):
         response = cast("Any", super().send(request, **kwargs))
         answer: Response = response.internal_response
         try:
+            if not answer.ok:  # of a stream the SDK would leave it, and its connection with it
+                _ = answer.content
             believed = self._is_answer(answer)
         except RequestException as error:
             raise ServiceResponseError(str(error), error=error) from error

@@ -153,18 +153,15 @@ class CloudStorage:
             call=GET,
             place=_kind(key),
         )
-        range_given = answer.headers.get("Content-Range", "")
-        if answer.status_code in (200, 206) and (
-            not start or range_given.startswith(f"bytes {start}-")
-        ):
+        if answer.status_code in (200, 206) and _is_content(answer, start):
             return _parts(answer)
         with closing(answer):
             if answer.status_code == _ENDS_BEFORE:
                 return _nothing()
             if answer.status_code == NOT_FOUND and is_gone(answer):
                 raise BlobGone(key)
-            if answer.ok:  # from its start, or sent elsewhere
-                raise incomplete("the range that was asked for")
+            if answer.ok:
+                raise incomplete("a blob's content, or its range")
             raise error_of(answer)
 
     def delete(self, keys: Sequence[str]) -> Sequence[Failure]:
@@ -299,6 +296,13 @@ def _is_like(rule: Fields, ours: Fields) -> bool:
         and {**condition, "age": 0} == {**ours["condition"], "age": 0}
         and "age" in condition
     )
+
+
+def _is_content(answer: requests.Response, start: int) -> bool:
+    """Tell whether an answer is of an object, and from there on."""
+    if not start:
+        return "X-Goog-Hash" in answer.headers
+    return answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _check_size(stored: Fields, size: int) -> None:

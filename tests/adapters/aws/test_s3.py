@@ -165,7 +165,7 @@ def test_requests_are_counted_by_the_kind_of_blob(driver: S3) -> None:
 
 
 def test_a_blob_that_comes_cut_is_an_error(liar: Answering, misled: S3) -> None:
-    liar.answers = [Answer(body=bytes(3 << 20), cut=2 << 20)]
+    liar.answers = [Answer(body=bytes(3 << 20), cut=2 << 20, headers={"ETag": "1"})]
     reading = misled.read(new_key())
     assert len(next(reading)) == 1 << 20
     with pytest.raises(Exception) as caught:
@@ -174,8 +174,8 @@ def test_a_blob_that_comes_cut_is_an_error(liar: Answering, misled: S3) -> None:
 
 
 def test_a_range_that_is_none_is_an_error(liar: Answering, misled: S3) -> None:
-    liar.answers = [Answer(body=b"all of it, from its start")]
-    with pytest.raises(Exception, match="lacks the range") as caught:
+    liar.answers = [Answer(body=b"all of it, from its start", headers={"ETag": "1"})]
+    with pytest.raises(Exception, match="not from there on") as caught:
         misled.read(new_key(), start=5)
     assert misled.error_code(caught.value) is Code.UNREACHABLE
 
@@ -201,12 +201,28 @@ def test_without_the_right_to_list_advice_is_given(liar: Answering, misled: S3) 
 def test_what_is_not_deleted_is_told(liar: Answering, misled: S3) -> None:
     first, second = new_key(), new_key()
     refused = f"<Error><Key>p/{second}</Key><Code>AccessDenied</Code><Message>No</Message></Error>"
-    liar.answers = [Answer(body=f"<DeleteResult>{refused}</DeleteResult>".encode())]
-    failures = misled.delete([first, second, second])
+    done = f"<Deleted><Key>p/{first}</Key></Deleted>"
+    liar.answers = [Answer(body=f"<DeleteResult>{done}{refused}</DeleteResult>".encode())]
+    failures = misled.delete([first, second, second, new_key()])
+    untold = "S3 does not say that it is deleted"
     assert [(each.index, each.code, each.reason) for each in failures] == [
         (1, Code.DENIED, "No"),
         (2, Code.DENIED, "No"),
+        (3, Code.UNREACHABLE, untold),
     ]
+
+
+def test_an_empty_answer_is_none(liar: Answering, misled: S3) -> None:
+    for tried in (
+        lambda: misled.put(new_key(), io.BytesIO(b"x"), 1),
+        lambda: misled.put(new_key(), io.BytesIO(bytes(LARGE)), LARGE),
+        lambda: misled.read(new_key()),
+        lambda: misled.list(after=None, limit=5),
+    ):
+        with pytest.raises(Exception, match="the answer is cut") as caught:
+            tried()
+        assert misled.error_code(caught.value) is Code.UNREACHABLE
+    assert misled.delete([new_key()])
 
 
 def test_a_list_that_would_never_end_is_an_error(liar: Answering, misled: S3) -> None:

@@ -26,6 +26,7 @@ from tests.servers import unique
 from tests.support.serving import serving
 
 LARGE = 20 << 20
+OF_GOOGLE = {"X-Goog-Hash": "crc32c=AAAAAA=="}
 
 
 def opened(storage: Endpoint, bucket: str, *, prefix: str = "shop/payloads") -> CloudStorage:
@@ -196,12 +197,12 @@ def test_an_upload_that_stored_less_is_an_error(google: Answering, told: CloudSt
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_a_request_is_tried_again(google: Answering, told: CloudStorage, status: int) -> None:
-    google.answers = [Answer(status=status), Answer(body=b"whole")]
+    google.answers = [Answer(status=status), Answer(body=b"whole", headers=OF_GOOGLE)]
     assert b"".join(told.read(new_key())) == b"whole"
 
 
 def test_a_blob_that_comes_cut_is_an_error(google: Answering, told: CloudStorage) -> None:
-    google.answers = [Answer(body=bytes(3 << 20), cut=2 << 20)]
+    google.answers = [Answer(body=bytes(3 << 20), cut=2 << 20, headers=OF_GOOGLE)]
     reading = told.read(new_key())
     assert len(next(reading)) == 1 << 20
     with pytest.raises(Exception) as caught:
@@ -228,6 +229,19 @@ def test_what_is_no_answer_about_a_blob_is_an_error(
         told.read(new_key(), start=5)
     assert not isinstance(caught.value, BlobGone)
     assert told.error_code(caught.value) is code
+
+
+def test_an_empty_answer_is_none(google: Answering, told: CloudStorage) -> None:
+    google.answers = [Answer()]
+    for tried in (
+        lambda: told.put(new_key(), io.BytesIO(b"x"), 1),
+        lambda: told.put(new_key(), io.BytesIO(bytes(LARGE)), LARGE),
+        lambda: told.read(new_key()),
+        lambda: told.list(after=None, limit=5),
+    ):
+        with pytest.raises(Exception, match="the answer is cut") as caught:
+            tried()
+        assert told.error_code(caught.value) is Code.UNREACHABLE
 
 
 def test_google_s_own_words_for_a_missing_blob(google: Answering, told: CloudStorage) -> None:
