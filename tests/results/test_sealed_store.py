@@ -18,7 +18,9 @@ import pytest
 from cloudq import CloudQ, Reject, TaskFailure, chain, chord
 from cloudq.canvas.slots import join_key
 from cloudq.driver import Change, Key
+from cloudq.driver.log import Log
 from cloudq.errors import DecodeError
+from cloudq.execution.consume import Consumer
 from cloudq.operations import dead_letters
 from cloudq.operations import tasks as listing
 from cloudq.results.record import key
@@ -280,3 +282,19 @@ def test_every_changed_byte_of_a_stored_text_is_found(shop: Shop) -> None:
         opened = sealing.opened(type(item)(key=place, fields={"value": changed}))
         assert str(opened.fields["value"]).startswith("sealed:4:!")
     assert sealing.opened(item).fields["value"] == orjson.dumps(MARK).decode()
+
+
+def test_what_is_recorded_and_acked_at_once_is_encrypted(shop: Shop, tmp_path: Path) -> None:
+    app = shop()
+    results = [app.send_task("echo", args=[f"{MARK} {n}"]) for n in range(3)]
+    consumer = Consumer(app.executor(hostname="here"), log=Log("cloudq.tests"))
+    deliveries = app.broker.receive("default", count=10, wait=0.0, lease=60.0)
+    jobs, _ = consumer.open(deliveries)
+    ended = [(job.delivery, consumer.run_job(job)) for job in jobs]
+    at_once = consumer.settle_at_once(ended)
+    if app.conf.broker.startswith("sqlite"):
+        assert len(at_once) == len(results)
+    else:  # its queues are in no transaction with its store
+        consumer.finish(ended)
+    assert seen(app, tmp_path) == []
+    assert [each.get(timeout=1) for each in results] == [f"{MARK} {n}" for n in range(3)]
