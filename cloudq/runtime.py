@@ -186,6 +186,8 @@ class Runtime:
                     self.services.open_blobs(url),
                     url=url,
                     most=conf.payload_limit,
+                    app=self.name,
+                    encryption=self.encryption,
                     clock=self.clock,
                     sleep=self.services.sleep,
                     reopen=partial(self.services.open_blobs, url),

@@ -24,4 +24,7 @@ def put_away(runtime: Runtime, outcomes: Outcomes, message: TaskMessage, text: s
     if outcomes.is_eager or outcomes.ignores_result(message):
         return text
     backend = runtime.backend
-    return text if backend is None else backend.large.put_away(text, backend.driver.limits.item)
+    if backend is None:
+        return text
+    item = backend.driver.limits.item
+    return backend.large.put_away(text, item if backend.sealing is None else item * 5 // 8)

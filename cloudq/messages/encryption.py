@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from cloudq.driver.keys import Cipher
 from cloudq.errors import DecodeError
 from cloudq.messages.data_keys import DataKeys
 from cloudq.messages.json_text import is_object, json_text
@@ -134,6 +135,26 @@ class Encryption:
             raise DecodeError(
                 f"bad seal: changed, or not what key {keys.name!r} has encrypted for this place"
             ) from None
+
+    # ---- payloads
+
+    def payload_key(self, app: str) -> tuple[dict[str, object], Cipher]:
+        """Return the header of a payload that is sealed now, and what seals its parts.
+
+        Raises `KeyServiceError`.
+        """
+        wrapped, cipher = self.keys[self.seals].current(app)
+        return {"v": 4, "app": app, "with": self.seals, "wrapped": _text(wrapped)}, cipher
+
+    def open_payload_key(self, header: Mapping[str, Any]) -> tuple[str, Cipher]:
+        """Return the app in a payload's header, and what opens its parts.
+
+        Raises `DecodeError`, `KeyServiceError`.
+        """
+        app, name, wrapped = header.get("app"), header.get("with"), header.get("wrapped")
+        if not (isinstance(app, str) and isinstance(name, str) and isinstance(wrapped, str)):
+            raise DecodeError("bad seal: a payload's header has no app, key or data key")
+        return app, self._keys(name).opened(_bytes(wrapped), app)
 
 
 # ---- what can be told without a key

@@ -36,6 +36,7 @@ class File:
         self.content_type = None if content_type is None else _checked(content_type, "its type")
         self.size = size
         self.sha256: str | None = None
+        self._sealed = False
         self.key: str | None = None
         self._local: Path | bytes | None = local
         self._opens: Opens | None = None
@@ -107,7 +108,7 @@ class File:
     def _parts(self) -> Generator[bytes]:
         assert self.key is not None  # what is not here is stored
         assert self.sha256 is not None
-        return self._store().parts(self.key, self.size, self.sha256)
+        return self._store().parts(self.key, self.size, self.sha256, sealed=self._sealed)
 
     def _store(self) -> Any:
         payloads = None if self._opens is None else self._opens()
@@ -151,6 +152,8 @@ class File:
         said["name"] = self.name
         if self.content_type is not None:
             said["type"] = self.content_type
+        if self._sealed:
+            said["sealed"] = True
         return {"$file": said}
 
     def _put(self) -> None:
@@ -172,7 +175,7 @@ class File:
                 self.sha256 = hashed.hexdigest(self.size)
         except OSError as error:
             raise EncodeError(f"{self.name} cannot be read: {error.strerror}") from error
-        self.key, self._opens = key, opens
+        self.key, self._opens, self._sealed = key, opens, payloads.seals
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -191,6 +194,7 @@ def read_file(content: Any) -> File:
         raise ValueError("it has no name")
     made = File(name=name, size=place["size"], content_type=kind, local=b"")
     made.key, made.sha256 = place["key"], place["sha256"]
+    made._sealed = place["sealed"]  # pyright: ignore[reportPrivateUsage]
     made._local, made._opens = None, READING.get() or WRITING.get()  # pyright: ignore[reportPrivateUsage]
     return made
 

@@ -12,7 +12,7 @@ import io
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, cast
 
 import orjson
 
@@ -32,7 +32,11 @@ from cloudq.errors import (
 )
 from cloudq.messages.json_text import is_list, is_object
 from cloudq.messages.payload_places import READING
+from cloudq.messages.sealed_payloads import Sealing, opened
 from cloudq.messages.size import check_text
+
+if TYPE_CHECKING:
+    from cloudq.messages.encryption import Encryption
 
 log = Log("cloudq.payloads")
 
@@ -52,17 +56,21 @@ _NO_PLACE = (
 
 @immutable
 class Claim:
-    """The place of a value in the blob store: the key, the size in bytes, and what it is there."""
+    """The place of a value in the blob store: the key, the size in bytes, and what it is there.
+
+    Of one that is `sealed` size and hash are those of what opens.
+    """
 
     key: str
     size: int
     sha256: str
     form: str
+    sealed: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """Return the wire value."""
         said = {"key": self.key, "size": self.size, "sha256": self.sha256, "as": self.form}
-        return {"$blob": said}
+        return {"$blob": said | {"sealed": True} if self.sealed else said}
 
     @classmethod
     def from_wire(cls, content: Any) -> Claim:
@@ -81,7 +89,7 @@ def place_in(content: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("it has no size")
     if not isinstance(sha256, str) or len(sha256) != _SHA256:
         raise ValueError("it has no hash")
-    return {"key": key, "size": size, "sha256": sha256}
+    return {"key": key, "size": size, "sha256": sha256, "sealed": content.get("sealed") is True}
 
 
 @immutable
@@ -101,8 +109,9 @@ class Unfetched:
 class Payloads(Driven[Blobs]):
     """The large values of one app. Safe to use from many threads.
 
-    None is larger than `most` bytes. Every method raises `PayloadError` when the store refuses or
-    cannot be reached, also after some tries.
+    None is larger than `most` bytes. With `encryption` they are sealed for `app`, and where it
+    says so only sealed ones are read. Every method raises `PayloadError` when the store refuses
+    or cannot be reached, also after some tries.
     """
 
     def __init__(
@@ -111,6 +120,8 @@ class Payloads(Driven[Blobs]):
         *,
         url: str,
         most: int,
+        app: str = "",
+        encryption: Encryption | None = None,
         clock: Clock = real_time,
         sleep: Callable[[float], None] = time.sleep,
         reopen: Callable[[], Blobs] | None = None,
@@ -118,6 +129,8 @@ class Payloads(Driven[Blobs]):
         super().__init__(driver, reopen)
         self.url = url
         self.most = most
+        self._app = app
+        self._encryption = encryption
         self._clock = clock
         self._sleep = sleep
 
@@ -133,12 +146,21 @@ class Payloads(Driven[Blobs]):
         """
         form, content = _content(wire, text)
         sha256 = hashlib.sha256(content).hexdigest()
-        made = Claim(key=self.new_key(kind), size=len(content), sha256=sha256, form=form)
+        key = self.new_key(kind)
+        made = Claim(key=key, size=len(content), sha256=sha256, form=form, sealed=self.seals)
         self.check_size(made.size, "a value", ConfigurationError)
         return made, content
 
+    @property
+    def seals(self) -> bool:
+        """Tell whether what is stored is encrypted."""
+        return self._encryption is not None
+
     def store(self, key: str, content: BinaryIO, size: int) -> None:
-        """Store content under a key, with some tries."""
+        """Store content under a key, with some tries. Raises `KeyServiceError` too."""
+        if self._encryption is not None:
+            sealed = Sealing(self._encryption, self._app, key, content, size)
+            content, size = cast("BinaryIO", sealed), sealed.length
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -157,7 +179,7 @@ class Payloads(Driven[Blobs]):
         """
         self.check_size(claim.size, "its value", DecodeError)
         buffer = io.BytesIO()
-        for part in self.parts(claim.key, claim.size, claim.sha256):
+        for part in self.parts(claim.key, claim.size, claim.sha256, sealed=claim.sealed):
             buffer.write(part)
         if claim.form == "bytes":
             return buffer.getvalue()
@@ -172,28 +194,43 @@ class Payloads(Driven[Blobs]):
         finally:
             data.release()
 
-    def parts(self, key: str, size: int, sha256: str) -> Generator[bytes]:
-        """Read a blob in parts, and check it at its end; a broken connection is made anew."""
+    def parts(self, key: str, size: int, sha256: str, *, sealed: bool) -> Generator[bytes]:
+        """Read a blob in parts, and check it at its end; a broken connection is made anew.
+
+        Raises `DecodeError` for what is not what was stored, and `KeyServiceError`.
+        """
+        if not sealed and self._encryption is not None and self._encryption.required:
+            raise DecodeError(f"{key} is not encrypted: this app accepts only what is")
+        raw = self._whole(key)
         hashed, length = hashlib.sha256(), 0
+        try:
+            for part in opened(self._encryption, key, raw) if sealed else raw:
+                length += len(part)
+                if length > size:
+                    raise _other(key)
+                hashed.update(part)
+                yield part
+        finally:
+            raw.close()
+        if length != size or hashed.hexdigest() != sha256:
+            raise _other(key)
+
+    def _whole(self, key: str) -> Generator[bytes]:
+        """Read a blob as it is stored; where a read breaks off, another goes on."""
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        tries = 0
+        length = tries = 0
         while True:
             try:
                 for part in self._read(key, length):
                     length += len(part)
-                    if length > size:
-                        raise _other(key)
-                    hashed.update(part)
                     tries = 0
                     yield part
-                break
+                return
             except PayloadError as error:
                 tries += 1
                 if error.code not in _AGAIN or tries == _TRIES:
                     raise
             self._sleep(backoff.failed())
-        if length != size or hashed.hexdigest() != sha256:
-            raise _other(key)
 
     def _read(self, key: str, start: int) -> Generator[bytes]:
         """Read a blob from a place on; only what the driver raises becomes an error of cloudq."""

@@ -137,8 +137,7 @@ def payload_place(app: CloudQ, scheme: str) -> tuple[Address, str, int] | None:
 
     That is its address, what all keys in it begin with, and the days that payloads are kept.
     """
-    url: str | None = getattr(app.conf, "payload_url", None)
-    expires: float = getattr(app.conf, "payload_expires", 1_296_000.0)
+    url, expires = app.conf.payload_url, app.conf.payload_expires
     address = parse(url) if url is not None else None
     if address is None or address.scheme != scheme:
         return None

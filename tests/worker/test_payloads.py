@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 import secrets
@@ -316,6 +318,23 @@ def test_files_are_streamed_both_ways(payloads: Payloads, tmp_path: Path) -> Non
     for each in (made, again):
         each.delete()
     assert payloads.kinds() == ["files"], "the first is there until it expires"
+
+
+def test_encrypted_ones_go_and_come_back(tmp_path: Path) -> None:
+    """With encryption nothing of them is in the clear, in the queue, the store or the blobs."""
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    payloads = sqlite_payloads(tmp_path)
+    payloads.place.app.configure(encryption_keys={"k1": key})
+    payloads.place.environment["CLOUDQ_ENCRYPTION_KEYS"] = json.dumps({"k1": key})
+    with closing(payloads.place):
+        result = payloads.same.delay(["the marker", "x" * 100_000])
+        file = payloads.shorten.delay(File.from_bytes(b"the marker" * 10, "a.txt"), 20)
+        payloads.place.start()
+        assert result.get(timeout=PATIENCE) == ["the marker", "x" * 100_000]
+        assert file.get(timeout=PATIENCE).read() == b"the marker" * 2
+        assert {"files", "results"} <= set(payloads.kinds())
+        stored = [path for path in tmp_path.rglob("*") if path.is_file() and "log" not in path.name]
+        assert not [path for path in stored if b"marker" in path.read_bytes()]
 
 
 @pytest.mark.drill
