@@ -26,6 +26,7 @@ from cloudq.execution.bundles import Parcel, Part, alone, body_of
 from cloudq.execution.error_text import line_of, reason_of
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_bundles import PlainBundles
+from cloudq.execution.queue_rules import refusal
 from cloudq.execution.salvage import salvage, without_parts
 from cloudq.execution.settlement import (
     NEVER,
@@ -250,15 +251,14 @@ class Admission:
             return self._spoiled(job.delivery, job.message, error)
 
     def _decoded(self, delivery: Delivery, message: TaskMessage, now: float) -> Job | Settlement:
-        if message.task not in self._tasks:
-            reason = (
-                f"unknown task {message.task!r}: is its module in the app's include, and was this"
-                " worker started after it was written?"
-            )
-            if signals.task_unknown:
-                lifecycle.unknown(message, UnknownTask(reason))
-            failed = self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
-            return replace(failed, reason=reason)
+        conf, refused = self._runtime.conf, None
+        if message.task not in self._tasks or conf.queue_tasks or conf.queue_limits:
+            refused = refusal(conf, self._tasks, delivery, message, now)
+        if refused is not None:
+            if signals.task_unknown and isinstance(refused, UnknownTask):
+                lifecycle.unknown(message, refused)
+            failed = self._outcomes.unrunnable(delivery, message, refused)
+            return replace(failed, reason=str(refused))
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
         if SCHEDULE in message.headers:

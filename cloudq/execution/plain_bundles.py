@@ -11,6 +11,7 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import BackendError
 from cloudq.execution.bundles import Parcel
 from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.queue_rules import has_rules
 from cloudq.execution.settlement import DELIVERED
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.plain_calls import PlainCalls
@@ -85,7 +86,8 @@ class PlainBundles:
         task = self._tasks.get(first.task)
         if task is None or first.queue != whole.queue or whole.group is not None:
             return None
-        if signals.task_received.connections or self._runtime.keeps_events:
+        conf = self._runtime.conf
+        if signals.task_received.connections or self._runtime.keeps_events or has_rules(conf):
             return None
         if not self._is_plain(first, task) or self._outcomes.stays_in_place(whole):
             return None

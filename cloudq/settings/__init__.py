@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import default_payloads, installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError, did_you_mean
+from cloudq.settings.choices import COMPRESSIONS, SERIALIZERS, Compression, Level, Serializer
 from cloudq.settings.fields import plain, setting, settings_of
-from cloudq.settings.levels import Level
 from cloudq.settings.sources import (
     CELERY_NAMES,
     WrongSource,
@@ -24,11 +24,6 @@ from cloudq.text import describe, masked
 
 if TYPE_CHECKING:  # loaded where a value must be checked more closely
     from pydantic import SecretStr
-
-Serializer = Literal["json", "msgpack", "yaml", "pickle"]
-Compression = Literal["zlib", "bz2", "zstd"]
-SERIALIZERS: tuple[str, ...] = get_args(Serializer)
-COMPRESSIONS: tuple[str, ...] = get_args(Compression)
 
 
 @cache
@@ -131,6 +126,14 @@ class Settings:
     queue_produce: dict[str, str] = setting(
         default={}, description='message format written to a queue: {"orders": "celery"}'
     )
+    queue_tasks: dict[str, list[str]] = setting(
+        default={}, description='only tasks run from a queue: {"public": ["shop.mail.*"]}'
+    )
+    queue_limits: dict[str, dict[str, float]] = setting(
+        default={},
+        checked=True,
+        description='limits of messages: {"public": {"bytes": 9999, "depth": 3, "age": 3600}}',
+    )
     task_track_started: bool = setting(default=False, description="store STARTED and RETRY too")
     task_track_retries: bool = setting(
         default=False, description="store RETRY too, also of tasks whose start is not stored"
@@ -198,14 +201,12 @@ class Settings:
     payload_gone: Literal["fail", "wait"] = setting(
         default="fail",
         choices=("fail", "wait"),
-        description="a task whose argument is not in `payload_store` any more fails, or its "
-        "message waits",
+        description="a task whose payload is gone fails, or its message waits",
     )
     payload_expires: float = setting(
         default=1_296_000.0,
         gt=0,
-        description="how long payloads are kept that nobody has deleted: the rule of the bucket, "
-        "and `cloudq sweep`",
+        description="how long a bucket, and `cloudq sweep`, keep payloads",
     )
     max_depth: int = setting(
         default=1000, ge=1, description="longest chain of tasks that call each other"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -68,6 +68,9 @@ _CLOSER: Mapping[str, Any] = {
     "encryption_keys": dict[KeyId, EncryptionKey],
     "queue_accept": dict[str, list[Protocol]],
     "queue_produce": dict[str, Protocol],
+    "queue_limits": dict[
+        str, dict[Literal["bytes", "depth", "age"], Annotated[float, Field(ge=0)]]
+    ],
 }
 
 _NUMBERS = (int, float, int | None, float | None)

@@ -1,8 +1,14 @@
-"""The events that are recorded."""
+"""The values that some settings choose from."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, get_args
+
+Serializer = Literal["json", "msgpack", "yaml", "pickle"]
+Compression = Literal["zlib", "bz2", "zstd"]
+SERIALIZERS: tuple[str, ...] = get_args(Serializer)
+COMPRESSIONS: tuple[str, ...] = get_args(Compression)
 
 
 class Level(StrEnum):
