@@ -12,7 +12,7 @@ import io
 import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import orjson
 
@@ -159,8 +159,8 @@ class Payloads(Driven[Blobs]):
     def store(self, key: str, content: BinaryIO, size: int) -> None:
         """Store content under a key, with some tries. Raises `KeyServiceError` too."""
         if self._encryption is not None:
-            sealed = Sealing(self._encryption, self._app, key, content, size)
-            content, size = cast("BinaryIO", sealed), sealed.length
+            sealed: Any = Sealing(self._encryption, self._app, key, content, size)
+            content, size = sealed, sealed.length
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         for tries_left in reversed(range(_TRIES)):
             try:
