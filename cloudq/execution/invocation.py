@@ -97,7 +97,6 @@ class Invocation(Consumer):
             self.log.warning(
                 "message %s stays in %s: %s", delivery.id, delivery.queue, settlement.reason
             )
-        self.free([pair for pair in done if pair[1].action not in KEPT])
         return kept
 
     def _wholes(self, pairs: Sequence[Settled]) -> list[Settled]:
@@ -147,6 +146,8 @@ class Invocation(Consumer):
                 else:
                     refused = self.broker.bury([delivery], reason=reason)
             ended.append(_back(pair, refused[0].reason) if refused else pair)
+        # The platform acks later: what has no end on record may come again, and keeps its payloads.
+        self.free([pair for pair in ended if pair[1].record is not None])
         return ended
 
     def _bury(self, part: Part, reason: str) -> list[Refused]:
