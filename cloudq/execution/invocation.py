@@ -146,8 +146,6 @@ class Invocation(Consumer):
                 else:
                     refused = self.broker.bury([delivery], reason=reason)
             ended.append(_back(pair, refused[0].reason) if refused else pair)
-        # The platform acks later: what has no end on record may come again, and keeps its payloads.
-        self.free([pair for pair in ended if pair[1].record is not None])
         return ended
 
     def _bury(self, part: Part, reason: str) -> list[Refused]:
@@ -164,7 +162,10 @@ class Invocation(Consumer):
     def commit(self, pairs: Sequence[Settled]) -> Batch:
         """Make outcomes durable, and log those that are."""
         self._queues |= {delivery.queue for delivery, _ in pairs}
-        return super().commit(pairs)
+        batch = super().commit(pairs)
+        # The platform acks later: what has no end on record may come again, and keeps its payloads.
+        self.free([pair for pair in batch.ready if pair[1].record is not None])
+        return batch
 
     def resend(self, kept: Sequence[Settled]) -> None:
         """Send copies of kept messages, so that the platform may ack the originals too.
