@@ -103,6 +103,7 @@ def test_each_app_warns_for_itself() -> None:
         {"enable_utc": True},
         {"task_protocol": 2},
         {"broker_transport_options": {}},
+        {"broker_transport_options": {"visibility_timeout": 3600, "socket_timeout": 5}},
         {"accept_content": ["json"], "task_serializer": "json", "result_serializer": "json"},
     ],
     ids=lambda values: next(iter(values)),
@@ -120,7 +121,10 @@ def test_what_happens_here_anyway_is_taken_without_a_word(
     [
         ({"task_acks_late": False}, "idempotent=True"),
         ({"worker_prefetch_multiplier": 4}, "what its free places can run"),
-        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout is lease"),
+        (
+            {"broker_transport_options": {"visibility_timeout": 60, "region": "eu-west-1"}},
+            "region and endpoint are in the URL",
+        ),
         ({"broker_url": "redis://localhost/0"}, "no broker for redis"),
         ({"broker_url": ["sqs://", "sqs://"]}, "one broker"),
         ({"result_backend": "rpc://"}, "never in a queue"),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
+from cloudq.contrib.celery.loader import Loader
 from cloudq.messages.message import new_id
 from cloudq.runtime import Runtime
 
@@ -31,7 +32,6 @@ REFUSED = {
     "broker_connection": "the broker keeps its connections: see app.broker",
     "default_producer": "send with app.send_task or app.publish",
     "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
-    "loader": "there are no loaders: app.load() imports what include names",
     "log": "a worker logs as its command line says; the library configures nothing",
     "steps": "parts of the worker cannot be exchanged: use signals or middleware",
     "user_options": "the worker's command line takes no more options",
@@ -104,6 +104,11 @@ class AppNames:
         """The setting `task_annotations`, as a list."""
         found = self.runtime.conf.task_annotations
         return () if found is None else (found,)
+
+    @property
+    def loader(self) -> Loader:
+        """Imports the modules of this app."""
+        return Loader(self.load)
 
     @cached_property
     def oid(self) -> str:

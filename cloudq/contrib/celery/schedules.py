@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+from cloudq.contrib.celery.missing import names_of
 from cloudq.errors import ConfigurationError
+from cloudq.errors import ScheduleError as ParseException
 from cloudq.schedules.when import crontab, every, solar
 
-__all__ = ["crontab", "schedule", "solar"]
+__all__ = ["ParseException", "crontab", "maybe_schedule", "schedule", "solar"]
 
 
 def schedule(run_every: timedelta | float, relative: bool = False) -> every:
@@ -18,3 +21,12 @@ def schedule(run_every: timedelta | float, relative: bool = False) -> every:
             "the entry start="
         )
     return every(run_every)
+
+
+def maybe_schedule(s: Any, relative: bool = False, app: Any = None) -> Any:
+    """Make a schedule of a number of seconds or a `timedelta`; one is returned as it is."""
+    return schedule(s, relative) if isinstance(s, int | float | timedelta) else s
+
+
+def __getattr__(name: str) -> Any:
+    return names_of(__name__, name)

@@ -23,6 +23,7 @@ from cloudq.contrib.celery.attributes import (
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.own_states import OwnStates
 from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
@@ -45,7 +46,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A task with Celery's attributes, and Celery's options of calls.
 
     Each option is carried over, ignored or refused. One that is set on a task takes effect; a

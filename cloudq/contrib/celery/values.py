@@ -95,6 +95,12 @@ def seconds(value: Any) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
+def from_now(value: Any) -> Any:
+    """Return a time from now on in seconds; a past one, as programs that compute it have, is 0."""
+    given = seconds(value)
+    return max(given, 0) if isinstance(given, int | float) else given
+
+
 def expiry(value: Any) -> Any:
     if value is None or seconds(value) == 0:
         raise ValueError("every result expires here: give a long time, as timedelta(days=365)")

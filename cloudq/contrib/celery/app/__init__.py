@@ -17,7 +17,10 @@ from cloudq.contrib.celery import results as result_names
 from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, read_source
 from cloudq.contrib.celery.control import Control
+from cloudq.contrib.celery.current import app_or_default, bugreport
+from cloudq.contrib.celery.current import current_app as default_app
 from cloudq.contrib.celery.eager import CeleryEager
+from cloudq.contrib.celery.missing import names_of
 from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
@@ -28,6 +31,7 @@ from cloudq.contrib.celery.task import (
     is_task,
     own_keywords,
     run_of,
+    shared_task,
     task_options,
     translate,
     without_none,
@@ -46,6 +50,8 @@ from cloudq.tasks.signature import Node
 if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.call import ExecutorOptions
     from cloudq.execution.executor import Executor
+
+__all__ = ["Celery", "app_or_default", "bugreport", "default_app", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -381,3 +387,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         if name in REFUSED:
             raise AttributeError(f"a cloudq app has no {name}: {REFUSED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def __getattr__(name: str) -> Any:
+    return names_of(__name__, name)
