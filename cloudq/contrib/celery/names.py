@@ -9,6 +9,7 @@ from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import Any, TypeVar
 
+from cloudq.app.functions import main_module
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
 from cloudq.contrib.celery.loader import Loader
@@ -80,6 +81,10 @@ class AppNames:
     def timezone(self) -> tzinfo:
         """The time zone of the setting `timezone`."""
         return self.runtime.zone
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that is given none."""
+        return f"{main_module() if module == '__main__' else module}.{name}"
 
     def uses_utc_timezone(self) -> bool:
         """Say if the time zone is UTC."""

@@ -22,8 +22,9 @@ from cloudq.contrib.celery.attributes import (
 )
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
-from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.own_sending import celerys, is_own, seen, sends_itself
 from cloudq.contrib.celery.own_states import OwnStates
+from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
@@ -31,14 +32,10 @@ from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_arguments import call_arguments
-from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
-from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
-from cloudq.tasks.signature import Node, Signature
+from cloudq.tasks.signature import Signature
 from cloudq.tasks.unchecked import Unchecked
-
-_EXCHANGE = ("exchange", "routing_key", "exchange_type")
 
 REQUEST_FIELDS = frozenset(each.name for each in fields(Request))
 
@@ -91,16 +88,12 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         elif name == "run":
             self.wrapped = self._calls_itself()
 
-    def _overrides(self, name: str) -> bool:
-        """Say if the task's class, or the task itself, has a method of its own for Celery's."""
-        return name in vars(self) or getattr(type(self), name) is not getattr(Task, name)
-
     def _calls_itself(self) -> bool:
         """Say if calls run `__call__` or a `run` of the task's own, and not the bare function.
 
         A task of three arguments may be an error callback, for which `__call__` makes them.
         """
-        own = self._overrides("__call__") or "run" in vars(self)
+        own = is_own(type(self), "__call__") or "run" in vars(self)
         return own or self.arguments.takes(3)
 
     def _set_up(self, function: Callable[..., Any], **parts: Any) -> None:
@@ -125,6 +118,7 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         }
         return task_options(without_none(found), of=f"class {cls.__name__}", warned=set())
 
+    @celerys
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, also of a class that is no task yet.
 
@@ -173,6 +167,7 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         """Take back the last `push_request`."""
         current_request.reset(vars(self)["_pushed"].pop())
 
+    @celerys
     def shadow_name(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> str | None:
@@ -200,16 +195,17 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
 
     def _named(self, args: Any, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Add the other name of a call, if its class gives one."""
-        if self._overrides("shadow_name") and not options.get("shadow"):
+        if is_own(self, "shadow_name") and not options.get("shadow"):
             options["shadow"] = self.shadow_name(args, kwargs, options)
         return options
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue; through `apply_async` where the class has its own."""
-        if self._overrides("apply_async") or self._overrides("shadow_name"):
+        if sends_itself(self):
             return self.apply_async(args, kwargs)
         return super().delay(*args, **kwargs)
 
+    @celerys
     def apply_async(
         self,
         args: Sequence[Any] | None = (),
@@ -224,12 +220,25 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
         named = {"task_id": task_id, "producer": producer, "shadow": shadow}
         options = {**options, **named, "link": link, "link_error": link_error}
+        if hasattr(self._app, "strict_typing") and is_own(self._app, "send_task"):
+            given = {name: value for name, value in options.items() if value is not None}
+            app: Any = self._app
+            return app.send_task(self.name, args, kwargs, task_type=self, **given)
+        return self.send(args, kwargs, options)
+
+    def send(
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
+    ) -> AsyncResult[R]:
+        """Send a call as Celery's `apply_async` does, whatever the class has in its place."""
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args, kwargs, options)
         throw = options.pop("throw", None)
         if throw is not None and self._app.runtime.conf.task_always_eager:
             return self.apply(args, kwargs, throw=throw, **options)
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
+        found = seen(self, args, kwargs, made)
+        if found is not None:
+            return found
         return super().apply_async(() if args is None else args, kwargs, **made)
 
     def apply(
@@ -262,15 +271,6 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         return super().signature(() if args is None else args, kwargs, immutable=immutable, **made)
 
     subtask = signature
-
-
-def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options of Celery's alone that are None, which stands for their default."""
-    return {
-        name: value
-        for name, value in options.items()
-        if value is not None or name in TaskOptions.__annotations__
-    }
 
 
 class PlainResult(Arguments):
@@ -331,38 +331,6 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
-
-
-def translate(node: Node[Any], warned: set[str]) -> None:
-    """Translate the call options at every place of a workflow. Raises `ConfigurationError`.
-
-    Members of a generator that is read as it is sent keep theirs.
-    """
-    waiting, seen = [node], set[int]()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, Signature) and each.options:
-            each.options = call_options(each.options, of=each.task, warned=warned)
-        waiting += [*each.peek(), *each.links, *each.link_errors]
-
-
-def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """Translate the options of a task to cloudq's. Raises `ConfigurationError`."""
-    known = TaskOptions.__annotations__
-    return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
-
-
-def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if "queue" in given:  # which is what they come to
-        given = {name: value for name, value in given.items() if name not in _EXCHANGE}
-    # Callbacks are parameters of their own where calls take them.
-    ours = {*CallOptions.__annotations__, "link", "link_error"}
-    return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 
 @overload

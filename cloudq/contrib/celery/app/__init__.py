@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, ove
 
 from cloudq import app, settings
 from cloudq.app.eager import Eager
-from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery import results as result_names
@@ -22,20 +21,18 @@ from cloudq.contrib.celery.current import current_app as default_app
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.missing import names_of
 from cloudq.contrib.celery.names import REFUSED, AppNames
+from cloudq.contrib.celery.own_sending import as_given, as_sent, celerys, sends_itself
 from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
-    call_options,
     class_of,
     has_run,
     is_task,
     own_keywords,
     run_of,
     shared_task,
-    task_options,
-    translate,
-    without_none,
 )
+from cloudq.contrib.celery.translation import call_options, task_options, translate, without_none
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
 from cloudq.results.eager import EagerResult
@@ -45,7 +42,7 @@ from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
 from cloudq.tasks.call_options import Options
-from cloudq.tasks.signature import Node
+from cloudq.tasks.signature import Node, Signature
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.call import ExecutorOptions
@@ -102,6 +99,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         before = APPS.latest
         super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
         self.publisher.builder.is_plain = self._is_plain
+        self.publisher.builder.as_sent = self._as_sent
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
@@ -120,6 +118,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             self.warned,
         )
         return True
+
+    def _as_sent(self, name: str, *call: Any) -> Any:
+        task = self.tasks.get(name)
+        return as_sent(task, *call) if is_task(task) and sends_itself(task) else call
 
     # ---- settings
 
@@ -263,10 +265,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
         return self.task_cls
 
-    def gen_task_name(self, name: str, module: str) -> str:
-        """Return the name of a task that is given none."""
-        return f"{main_module() if module == '__main__' else module}.{name}"
-
+    @celerys
     def send_task(
         self,
         name: str,
@@ -275,10 +274,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         **options: Any,
     ) -> result.AsyncResult[Any]:
         """Publish a call by the task's name, which need not be registered here."""
-        known = self.tasks.get(name)
+        known: Any = options.pop("task_type", None) or self.tasks.get(name)
         given = () if args is None else args
-        if known is not None:
-            return known.apply_async(given, kwargs, **options)
+        if is_task(known):
+            return known.send(given, kwargs, options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
 
@@ -294,6 +293,11 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
                 f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
             )
         translate(node, self.warned)
+        task: Any = self.tasks.get(node.task) if isinstance(node, Signature) else None
+        if is_task(task) and sends_itself(task) and not self.conf.task_always_eager:
+            one: Any = node.clone(args, kwargs)
+            if not (one.links or one.link_errors):
+                return task.apply_async(one.args, one.kwargs, **as_given(one.options))
         return super().start(node, args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
