@@ -107,6 +107,13 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         warned: set[str] = vars(self._app).setdefault("warned", set())
         return task_options(without_none(options), of=f"task {self.name}", warned=warned)
 
+    def annotation_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of annotations; what is none becomes an attribute of the task."""
+        own = {name for name in given if name.isidentifier() and is_keyword_of_its_own(name)}
+        for name in own:
+            setattr(self, name, given[name])
+        return self._translated({n: value for n, value in given.items() if n not in own})
+
     @classmethod
     def class_options(cls, names: Collection[str]) -> dict[str, Any]:
         """Return the options that the class has as attributes. Raises `ConfigurationError`."""
@@ -314,17 +321,18 @@ def run_of(kind: type[Any]) -> tuple[Callable[..., Any], bool]:
     return kind.run, not isinstance(found, staticmethod | classmethod)
 
 
+def is_keyword_of_its_own(name: str) -> bool:
+    """Say if a name is no option, and looks like none."""
+    known = {*OPTIONS, *NOT_SET}
+    return name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
+
+
 def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     """Make a class of the keywords that are no options: they are attributes of the task.
 
     One that looks like a misspelled option stays, and is refused as an unknown one.
     """
-    known = {*OPTIONS, *NOT_SET}
-    own = {
-        name: value
-        for name, value in options.items()
-        if name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
-    }
+    own = {name: value for name, value in options.items() if is_keyword_of_its_own(name)}
     if not own:
         return {**options, "base": class_of(options["base"])} if options.get("base") else options
     kept = {name: value for name, value in options.items() if name not in own}
