@@ -30,7 +30,6 @@ WITHOUT_COUNTERPART: dict[str, str] = {
 }
 
 DIFFERENT: dict[str, str] = {
-    "chunks: group": "chunks are a group already",
     **_each(
         "signature",
         "a chain: set, a chain: clone with options, a chain: set_immutable",

@@ -92,9 +92,17 @@ class chord(core.chord[R], metaclass=_Kind):  # noqa: N801
     from_dict = staticmethod(read)
 
 
+class Chunks(core.group[R]):
+    """The calls of `task.chunks`, which are a group already."""
+
+    def group(self) -> Chunks[R]:
+        """Return the group."""
+        return self
+
+
 def _pickled(node: Any) -> tuple[Any, ...]:
     return read, (node.to_dict(),)
 
 
-for kind in (core.Signature, core.chain, core.group, core.chord):
+for kind in (core.Signature, core.chain, core.group, core.chord, Chunks):
     copyreg.pickle(kind, _pickled)

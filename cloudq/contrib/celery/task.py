@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -24,6 +24,7 @@ from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.own_sending import celerys, is_own, seen, sends_itself
 from cloudq.contrib.celery.own_states import OwnStates
+from cloudq.contrib.celery.signatures import Chunks
 from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
@@ -278,6 +279,10 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         return super().signature(() if args is None else args, kwargs, immutable=immutable, **made)
 
     subtask = signature
+
+    def chunks(self, it: Iterable[Sequence[Any]], n: int) -> Chunks[list[R]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make a group of calls over `n` items each."""
+        return Chunks(super().chunks(it, n).tasks)
 
 
 class PlainResult(Arguments):
