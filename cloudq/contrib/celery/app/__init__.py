@@ -19,6 +19,7 @@ from cloudq.contrib.celery.control import Control
 from cloudq.contrib.celery.current import app_or_default, bugreport
 from cloudq.contrib.celery.current import current_app as default_app
 from cloudq.contrib.celery.eager import CeleryEager
+from cloudq.contrib.celery.logging_signals import set_up_logging
 from cloudq.contrib.celery.missing import names_of
 from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.own_sending import as_given, as_sent, celerys, sends_itself
@@ -354,6 +355,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         super().load()
         if "on_after_finalize" in vars(self):
             self.on_after_finalize.send(self)
+        set_up_logging()
 
     def add_periodic_task(
         self,
