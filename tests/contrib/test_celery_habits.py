@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 
 from cloudq import signals
-from cloudq.contrib.celery import AsyncResult, Celery, Task
+from cloudq.contrib.celery import AsyncResult, Celery, Task, shared_task
 from cloudq.contrib.celery.exceptions import Ignore, TaskRevokedError
 from cloudq.contrib.celery.own_states import failure_of
 from cloudq.contrib.celery.utils.log import get_task_logger
-from cloudq.errors import InvalidArguments, TaskFailure
+from cloudq.errors import ConfigurationError, InvalidArguments, TaskFailure
 from cloudq.execution import lifecycle
 from cloudq.testing import Worker
 from cloudq.testing.waiting import PATIENCE
@@ -174,3 +174,39 @@ def test_a_class_of_tasks_may_have_its_own_update_state(app: Celery) -> None:
     with Worker(app), pytest.raises(Exception, match="no"):
         give_up.delay().get(timeout=PATIENCE)
     assert Told.told == ["FAILURE"]
+
+
+def test_an_app_s_class_of_tasks_can_be_set_as_programs_with_flask_do(app: Celery) -> None:
+    inside: list[str] = []
+
+    class ContextTask(app.Task):  # type: ignore[misc, name-defined]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            inside.append(self.name)
+            return self.run(*args, **kwargs)
+
+    app.Task = ContextTask
+    app.set_current()
+    mine: Any = app.task(name="mine")(lambda x: x)
+    shared: Any = shared_task(name="shared")(lambda x: x)
+    with Worker(app):
+        assert mine.delay(1).get(timeout=PATIENCE) == 1
+        assert shared.delay(2).get(timeout=PATIENCE) == 2
+    assert mine(3) == 3
+    assert inside == ["mine", "shared", "mine"]
+
+
+def test_a_class_of_apps_may_name_the_class_of_its_tasks() -> None:
+    class Kind(Task[..., Any]):
+        pass
+
+    class Apps(Celery):
+        task_cls = Kind
+
+    with Apps("kinds", broker="memory://kinds") as app:
+        assert isinstance(app.task(name="x")(lambda: None), Kind)
+
+
+@pytest.mark.parametrize("name", ["on_init", "on_configure", "gen_task_name", "loader_cls"])
+def test_a_class_of_apps_is_refused_what_nothing_would_call(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"class Apps: {name} has no effect here: "):
+        type("Apps", (Celery,), {name: lambda self: None})

@@ -191,7 +191,7 @@ def on_celery(folder: Path) -> dict[str, Any]:
     PYTHON is None
     or shutil.which("redis-server") is None
     or os.environ.get("CLOUDQ_DRILL") != "full",
-    reason="needs redis-server, Celery with redis and pytest, and CLOUDQ_DRILL=full (1 minute)",
+    reason="needs redis-server, Celery with redis and pytest, and CLOUDQ_DRILL=full (3 minutes)",
 )
 def test_what_was_recorded_is_what_celery_does(tmp_path: Path) -> None:
     assert on_celery(tmp_path) == json.loads(RECORDING.read_text())

@@ -13,6 +13,7 @@ from cloudq.app.functions import main_module
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
 from cloudq.contrib.celery.loader import Loader
+from cloudq.errors import ConfigurationError
 from cloudq.messages.message import new_id
 from cloudq.runtime import Runtime
 
@@ -60,6 +61,12 @@ REFUSED = {
     "type_checker": "arguments are checked by the function's signature; typing=False leaves it out",
 }
 
+NOT_OVERRIDDEN = {
+    "gen_task_name": "give tasks their name=",
+    "loader": "name modules in include, or app.autodiscover_tasks()",
+}
+"""More of what a class of apps cannot override, and why."""
+
 
 class AppNames:
     """The methods and attributes of Celery's app that need nothing but its settings."""
@@ -71,6 +78,26 @@ class AppNames:
     finalized = True
     runtime: Runtime
     load: Callable[[], None]
+
+    task_cls: type[Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, why in {**REFUSED, **NOT_OVERRIDDEN}.items():
+            if name in vars(cls):
+                raise ConfigurationError(f"class {cls.__name__}: {name} has no effect here: {why}")
+
+    @property
+    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
+        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`.
+
+        Set it before the tasks are declared, as programs with Flask do.
+        """
+        return self.task_cls
+
+    @Task.setter
+    def Task(self, kind: type[Any]) -> None:  # noqa: N802
+        self.task_cls = kind
 
     @property
     def conf(self) -> Conf:

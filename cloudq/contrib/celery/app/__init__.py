@@ -98,7 +98,8 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         made = self._taken(given)
         self._raw |= given
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
+        own: Any = getattr(type(self), "task_cls", None)  # of a class of apps
+        super().__init__(main or "celery", task_cls=class_of(task_cls or own), **made)
         self.publisher.builder.is_plain = self._is_plain
         self.publisher.builder.as_sent = self._as_sent
         self.set_as_current = set_as_current
@@ -260,11 +261,6 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             base=kind,
             instance=made,
         )
-
-    @property
-    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
-        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
-        return self.task_cls
 
     @celerys
     def send_task(
