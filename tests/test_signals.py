@@ -63,7 +63,7 @@ def test_the_signals_of_a_success(plain: CloudQ, told: Told) -> None:
     assert {sender for _, sender, _ in told} == {"add"}
     given = {name: more for name, _, more in told}
     assert given["after_task_publish"]["headers"]["id"] == result.id
-    assert given["after_task_publish"]["body"][:2] == ([1], {"y": 2})
+    assert given["after_task_publish"]["body"][:2] == ((1,), {"y": 2})
     assert given["after_task_publish"]["routing_key"] == "default"
     assert given["task_received"]["request"].id == result.id
     prerun = given["task_prerun"]

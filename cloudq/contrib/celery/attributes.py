@@ -80,7 +80,7 @@ def _always(value: Any) -> Attribute:
 
 def _declared(name: str, default: Any) -> Attribute:
     def read(task: Any) -> Any:
-        return {**task.declared, **task.changed}.get(name, default)
+        return {**task.declared, **task.annotated, **task.changed}.get(name, default)
 
     return Attribute(default, read)
 

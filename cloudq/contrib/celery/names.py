@@ -9,8 +9,13 @@ from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import Any, TypeVar
 
+from cloudq.app.functions import main_module
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
+from cloudq.contrib.celery.loader import Loader
+from cloudq.contrib.celery.rules import tell_once
+from cloudq.contrib.celery.task import class_for
+from cloudq.errors import ConfigurationError
 from cloudq.messages.message import new_id
 from cloudq.runtime import Runtime
 
@@ -31,7 +36,6 @@ REFUSED = {
     "broker_connection": "the broker keeps its connections: see app.broker",
     "default_producer": "send with app.send_task or app.publish",
     "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
-    "loader": "there are no loaders: app.load() imports what include names",
     "log": "a worker logs as its command line says; the library configures nothing",
     "steps": "parts of the worker cannot be exchanged: use signals or middleware",
     "user_options": "the worker's command line takes no more options",
@@ -59,6 +63,12 @@ REFUSED = {
     "type_checker": "arguments are checked by the function's signature; typing=False leaves it out",
 }
 
+NOT_OVERRIDDEN = {
+    "gen_task_name": "give tasks their name=",
+    "loader": "name modules in include, or app.autodiscover_tasks()",
+}
+"""More of what a class of apps cannot override, and why."""
+
 
 class AppNames:
     """The methods and attributes of Celery's app that need nothing but its settings."""
@@ -71,6 +81,28 @@ class AppNames:
     runtime: Runtime
     load: Callable[[], None]
 
+    task_cls: type[Any]
+    warned: set[str]
+    _name: str
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, why in {**REFUSED, **NOT_OVERRIDDEN}.items():
+            if name in vars(cls):
+                raise ConfigurationError(f"class {cls.__name__}: {name} has no effect here: {why}")
+
+    @property
+    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
+        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`.
+
+        Set it before the tasks are declared, as programs with Flask do.
+        """
+        return self.task_cls
+
+    @Task.setter
+    def Task(self, kind: type[Any]) -> None:  # noqa: N802
+        self.task_cls = class_for(self, kind)
+
     @property
     def conf(self) -> Conf:
         """The settings."""
@@ -80,6 +112,22 @@ class AppNames:
     def timezone(self) -> tzinfo:
         """The time zone of the setting `timezone`."""
         return self.runtime.zone
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that is given none."""
+        return f"{main_module() if module == '__main__' else module}.{name}"
+
+    def is_plain(self, queue: str) -> bool:
+        """Say if a queue has no priorities; one that is given there is told of once."""
+        if queue in self.runtime.conf.priority_queues:
+            return False
+        tell_once(
+            "priority",
+            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
+            f'declare them with priority_queues=["{queue}"]',
+            self.warned,
+        )
+        return True
 
     def uses_utc_timezone(self) -> bool:
         """Say if the time zone is UTC."""
@@ -104,6 +152,11 @@ class AppNames:
         """The setting `task_annotations`, as a list."""
         found = self.runtime.conf.task_annotations
         return () if found is None else (found,)
+
+    @property
+    def loader(self) -> Loader:
+        """Imports the modules of this app."""
+        return Loader(self.load)
 
     @cached_property
     def oid(self) -> str:
