@@ -21,17 +21,9 @@ from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
-from cloudq.contrib.celery.task import (
-    call_options,
-    class_of,
-    has_run,
-    is_task,
-    own_keywords,
-    run_of,
-    task_options,
-    translate,
-    without_none,
-)
+from cloudq.contrib.celery.sources import CONFIG_MODULE, Sources, of_environment
+from cloudq.contrib.celery.task import class_of, has_run, is_task, own_keywords, run_of
+from cloudq.contrib.celery.translation import call_options, task_options, translate, without_none
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
 from cloudq.results.eager import EagerResult
@@ -86,13 +78,15 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         self.strict_typing = strict_typing
         self.warned: set[str] = set()
         self._raw: dict[str, Any] = {}
+        self._sources = Sources()
         self._name = f"Celery({main!r})"
         self._namespace = namespace
         named = {"broker_url": broker, "result_backend": backend, "include": include}
         given = {name: value for name, value in named.items() if value is not None}
-        given = {**(changes or {}), **values, **given}
+        given = {**(changes or {}), **values, **given, **of_environment()}
         made = self._taken(given)
         self._raw |= given
+        self._sources.own |= given.keys()
         before = APPS.latest
         super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
         self.publisher.builder.is_plain = self._is_plain
@@ -100,6 +94,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         if not set_as_current:
             APPS.latest = before
         self._results.kind = result_names.AsyncResult
+        config_source = config_source or os.environ.get(CONFIG_MODULE)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -137,12 +132,16 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
     ) -> None:
         """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
 
-        The constructor's and `conf.update`'s override them. Raises `ConfigurationError`.
+        They take the place of those of an earlier call. The constructor's, `conf.update`'s and
+        `add_defaults`' override them. Raises `ConfigurationError`.
         """
         found = read_source(source, namespace or self._namespace, silent=silent)
-        found = {name: value for name, value in found.items() if name not in self._raw}
-        super().config_from_object(self._taken(found))
-        self._raw |= found
+        found = self._sources.free(found)
+        gone = self._taken(self._sources.source)
+        left = {n: v for n, v in self._given.items() if n not in gone or gone[n] != v}
+        self._configure(self._taken(found) | left)
+        self._raw = {n: v for n, v in self._raw.items() if n not in self._sources.source} | found
+        self._sources.source = found
 
     def config_from_envvar(
         self, variable_name: str, silent: bool = False, force: bool = False
@@ -155,8 +154,12 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             raise ConfigurationError(f"the variable {variable_name} names no settings module")
 
     def add_defaults(self, source: object) -> None:
-        """Take settings that all others override."""
-        self.config_from_object(source() if callable(source) else source)
+        """Take settings that the constructor's and `conf.update`'s override, as in Celery."""
+        found = read_source(source() if callable(source) else source, None, silent=False)
+        found = {name: value for name, value in found.items() if name not in self._sources.own}
+        self._configure(self._given | self._taken(found))
+        self._raw |= found
+        self._sources.defaults |= found.keys()
 
     def configure(self, **values: Any) -> None:
         """Change settings, overriding all other sources.
@@ -172,8 +175,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
 
     def _updated(self, values: Mapping[str, Any]) -> Conf:
         named = {modern(name) if name.isupper() else name: v for name, v in values.items()}
+        named |= {name: v for name, v in of_environment().items() if name in named}
         self.configure(**self._taken(named))
         self._raw |= named
+        self._sources.own |= named.keys()
         return self.conf
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
