@@ -35,7 +35,7 @@ from cloudq.contrib.celery.pytest import (
     use_celery_app_trap,
 )
 from cloudq.contrib.celery.rules import Fate, Rule
-from cloudq.contrib.celery.translation import call_options
+from cloudq.contrib.celery.task import call_options
 from cloudq.contrib.celery.worker.control import control_command, inspect_command
 from cloudq.results.record import State
 from cloudq.testing import Worker, drain, eventually

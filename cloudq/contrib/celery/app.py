@@ -19,11 +19,19 @@ from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, re
 from cloudq.contrib.celery.control import Control
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.names import REFUSED, AppNames
-from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.sources import CONFIG_MODULE, Sources, of_environment
-from cloudq.contrib.celery.task import class_of, has_run, is_task, own_keywords, run_of
-from cloudq.contrib.celery.translation import call_options, task_options, translate, without_none
+from cloudq.contrib.celery.task import (
+    call_options,
+    class_of,
+    has_run,
+    is_task,
+    own_keywords,
+    run_of,
+    task_options,
+    translate,
+    without_none,
+)
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
 from cloudq.results.eager import EagerResult
@@ -89,7 +97,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         self._sources.own |= given.keys()
         before = APPS.latest
         super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
-        self.publisher.builder.is_plain = self._is_plain
+        self.publisher.builder.is_plain = self.is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
@@ -97,18 +105,6 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         config_source = config_source or os.environ.get(CONFIG_MODULE)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
-
-    def _is_plain(self, queue: str) -> bool:
-        """Say if a queue has no priorities; one that is given there is told of once."""
-        if queue in self.runtime.conf.priority_queues:
-            return False
-        tell_once(
-            "priority",
-            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
-            f'declare them with priority_queues=["{queue}"]',
-            self.warned,
-        )
-        return True
 
     # ---- settings
 

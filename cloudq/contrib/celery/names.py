@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
+from cloudq.contrib.celery.rules import tell_once
 from cloudq.messages.message import new_id
 from cloudq.runtime import Runtime
 
@@ -69,6 +70,8 @@ class AppNames:
     configured = True
     finalized = True
     runtime: Runtime
+    warned: set[str]
+    _name: str
     load: Callable[[], None]
 
     @property
@@ -135,3 +138,15 @@ class AppNames:
                 self.conf.humanize(),
             ]
         )
+
+    def is_plain(self, queue: str) -> bool:
+        """Say if a queue has no priorities; one that is given there is told of once."""
+        if queue in self.runtime.conf.priority_queues:
+            return False
+        tell_once(
+            "priority",
+            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
+            f'declare them with priority_queues=["{queue}"]',
+            self.warned,
+        )
+        return True

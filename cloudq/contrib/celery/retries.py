@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from cloudq.contrib.celery.translation import call_options
 from cloudq.errors import Retry
 from cloudq.tasks.bound import BoundTask
 
 
 class Retries(BoundTask):
     """The method `retry` of a task, with Celery's options."""
+
+    def _options_of_retry(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate Celery's options to cloudq's. Raises `ConfigurationError`."""
+        raise NotImplementedError
 
     def retry(
         self,
@@ -30,8 +33,7 @@ class Retries(BoundTask):
         The task runs again even where the function catches what this raises, and goes on. Raises
         as `retry` of cloudq's own tasks, and `ConfigurationError` for an option that is refused.
         """
-        warned: set[str] = vars(self._app).setdefault("warned", set())
-        made = call_options(options, of=f"{self.name}.retry", warned=warned)
+        made = self._options_of_retry(options)
         try:
             return super().retry(
                 args, kwargs, exc, throw, eta, countdown, max_retries=max_retries, **made

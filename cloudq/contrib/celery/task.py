@@ -22,8 +22,8 @@ from cloudq.contrib.celery.attributes import (
 )
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
+from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.retries import Retries
-from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
@@ -31,10 +31,14 @@ from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_arguments import call_arguments
+from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
+from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
-from cloudq.tasks.signature import Signature
+from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.unchecked import Unchecked
+
+_EXCHANGE = ("exchange", "routing_key", "exchange_type")
 
 REQUEST_FIELDS = frozenset(each.name for each in fields(Request))
 
@@ -194,6 +198,10 @@ class Task(Attributes, Retries, task.Task[P, R]):  # pyright: ignore[reportIncom
 
     subtask_from_request = signature_from_request
 
+    def _options_of_retry(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        return call_options(options, of=f"{self.name}.retry", warned=warned)
+
     def _named(self, args: Any, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Add the other name of a call, if its class gives one."""
         if self._overrides("shadow_name") and not options.get("shadow"):
@@ -260,6 +268,15 @@ class Task(Attributes, Retries, task.Task[P, R]):  # pyright: ignore[reportIncom
     subtask = signature
 
 
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options of Celery's alone that are None, which stands for their default."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None or name in TaskOptions.__annotations__
+    }
+
+
 class PlainResult(Arguments):
     """Arguments of a task with `pydantic=True`, whose caller gets the value as it is stored."""
 
@@ -318,6 +335,38 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
+
+
+def translate(node: Node[Any], warned: set[str]) -> None:
+    """Translate the call options at every place of a workflow. Raises `ConfigurationError`.
+
+    Members of a generator that is read as it is sent keep theirs.
+    """
+    waiting, seen = [node], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, Signature) and each.options:
+            each.options = call_options(each.options, of=each.task, warned=warned)
+        waiting += [*each.peek(), *each.links, *each.link_errors]
+
+
+def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
+    """Translate the options of a task to cloudq's. Raises `ConfigurationError`."""
+    known = TaskOptions.__annotations__
+    return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
+
+
+def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
+    """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "queue" in given:  # which is what they come to
+        given = {name: value for name, value in given.items() if name not in _EXCHANGE}
+    # Callbacks are parameters of their own where calls take them.
+    ours = {*CallOptions.__annotations__, "link", "link_error"}
+    return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 
 @overload
