@@ -198,7 +198,7 @@ def annotate(task: Task[..., Any], source: object) -> None:
     """
     for hook in HOOKS:
         vars(task).pop(hook, None)
-    found = {**_first(source, task), **_first(source, None)}
+    found = annotations_of(task, source)
     options: dict[str, Any] = {}
     for name, value in found.items():
         if name in HOOKS:
@@ -216,9 +216,13 @@ def annotate(task: Task[..., Any], source: object) -> None:
 
 def apply_changes(task: Task[..., Any]) -> None:
     """Apply the options that were set on the task itself. Raises `ConfigurationError`."""
-    source = task.app.runtime.conf.task_annotations
-    found = {**_first(source, task), **_first(source, None)}
+    found = annotations_of(task, task.app.runtime.conf.task_annotations)
     _apply_options(task, {name: value for name, value in found.items() if name not in HOOKS})
+
+
+def annotations_of(task: Task[..., Any], source: object) -> dict[str, Any]:
+    """Return what the setting has for a task. Raises `ConfigurationError`."""
+    return {**_first(source, task), **_first(source, None)}
 
 
 def _apply_options(task: Task[..., Any], annotations: Mapping[str, Any]) -> None:

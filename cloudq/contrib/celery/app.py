@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, ove
 
 from cloudq import app, settings
 from cloudq.app.eager import Eager
-from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery import results as result_names
@@ -18,7 +17,7 @@ from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, read_source
 from cloudq.contrib.celery.control import Control
 from cloudq.contrib.celery.eager import CeleryEager
-from cloudq.contrib.celery.names import REFUSED, AppNames
+from cloudq.contrib.celery.names import REFUSED, AppNames, check_parts
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.sources import CONFIG_MODULE, Sources, of_environment
 from cloudq.contrib.celery.task import (
@@ -82,6 +81,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         changes: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> None:
+        check_parts(type(self))
         self.main = main
         self.strict_typing = strict_typing
         self.warned: set[str] = set()
@@ -96,7 +96,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         self._raw |= given
         self._sources.own |= given.keys()
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
+        super().__init__(main or "celery", task_cls=class_of(task_cls or self.task_cls), **made)
         self.publisher.builder.is_plain = self.is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
@@ -214,8 +214,23 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             made = own_keywords(made, self.task_cls)
             if not self.strict_typing:
                 made.setdefault("typing", False)
-            decorate = super().task(**made)
+            decorate = self._naming(made) or super().task(**made)
             return decorate if function is None else decorate(function)
+
+    def _naming(self, options: dict[str, Any]) -> Callable[[Any], Any] | None:
+        """Return a decorator that asks a program's own `gen_task_name` for a name; None for none.
+
+        A name that is given needs none.
+        """
+        own = getattr(self.gen_task_name, "__func__", None) is not AppNames.gen_task_name
+        if not own or options.get("name") is not None:
+            return None
+
+        def decorate(function: Any) -> Any:
+            name = self.gen_task_name(function.__name__, function.__module__)
+            return self.task(**{**options, "name": name})(function)
+
+        return decorate
 
     def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
         """Register a task that is written as a class with a method `run`: an object of it.
@@ -252,15 +267,6 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             base=kind,
             instance=made,
         )
-
-    @property
-    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
-        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
-        return self.task_cls
-
-    def gen_task_name(self, name: str, module: str) -> str:
-        """Return the name of a task that is given none."""
-        return f"{main_module() if module == '__main__' else module}.{name}"
 
     def send_task(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cloudq.app.registration import annotations_of
 from cloudq.contrib.celery.options_table import TASK_OPTIONS
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.options import TaskOptions
@@ -68,7 +69,8 @@ def _always(value: Any) -> Attribute:
 
 def _declared(name: str, default: Any) -> Attribute:
     def read(task: Any) -> Any:
-        return {**task.declared, **task.changed}.get(name, default)
+        annotated = annotations_of(task, task.app.runtime.conf.task_annotations)
+        return {**task.declared, **annotated, **task.changed}.get(name, default)
 
     return Attribute(default, read)
 
@@ -85,8 +87,22 @@ def _events(task: Any) -> bool:
     return bool(task.app.runtime.conf.task_events)
 
 
+# The attributes and methods that cloudq's own tasks are made of.
+_OURS = frozenset(
+    {"adopt", "arguments", "bind", "changed", "class_options", "declared", "find_hooks"}
+    | {"function", "hooked", "is_coroutine", "linked", "made", "policy", "wrapped"}
+    | {"_app", "_call_options"}
+)
+
+
 class Attributes:
     """The attributes of a task; `acks_late` and the like tell what cloudq does anyway."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Check the names of a program's own class. Raises `ConfigurationError`."""
+        super().__init_subclass__(**given)
+        if Attributes not in cls.__bases__:
+            _check_names(cls)
 
     abstract: Any = _always(True)
     acks_late: Any = _always(True)
@@ -137,9 +153,22 @@ def refuse(name: str, kind: type[Any]) -> NoReturn:
 
 def check_class(kind: type[Any]) -> None:
     """Raise `ConfigurationError` for a class that overrides what nothing here would call."""
+    for each in kind.__mro__:
+        if not each.__module__.startswith("cloudq."):
+            _check_names(each)
     for name, why in REFUSED.items():
         if any(name in vars(each) for each in kind.__mro__):
             raise ConfigurationError(f"class {kind.__name__}: {name} has no effect here: {why}")
+
+
+def _check_names(kind: type[Any]) -> None:
+    ours = [each for each in kind.__mro__ if each.__module__.startswith("cloudq.")]
+    for name in vars(kind):
+        is_private = name.startswith("_") and not name.startswith("__")
+        if name in _OURS or (is_private and any(name in vars(each) for each in ours[1:])):
+            raise ConfigurationError(
+                f"class {kind.__name__}: cloudq's own tasks have the name {name}: choose another"
+            )
 
 
 def check_settable(name: str, task: str) -> None:

@@ -9,9 +9,12 @@ from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import Any, TypeVar
 
+from cloudq.app.functions import main_module
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
 from cloudq.contrib.celery.rules import tell_once
+from cloudq.contrib.celery.task import class_of
+from cloudq.errors import ConfigurationError
 from cloudq.messages.message import new_id
 from cloudq.runtime import Runtime
 
@@ -61,6 +64,22 @@ REFUSED = {
 }
 
 
+# Methods of Celery's app that a class of its own may override there, and why not here.
+_UNCALLED = {
+    "send_task": "it is called for calls by a name alone: override apply_async of a class of tasks",
+}
+
+
+def check_parts(kind: type[Any]) -> None:
+    """Raise `ConfigurationError` for a class of apps that overrides what nothing would call."""
+    own = kind.__mro__[
+        : next(i for i, each in enumerate(kind.__mro__) if AppNames in each.__bases__)
+    ]
+    for name, why in {**REFUSED, **_UNCALLED}.items():
+        if any(name in vars(each) for each in own):
+            raise ConfigurationError(f"class {kind.__name__}: {name} has no effect here: {why}")
+
+
 class AppNames:
     """The methods and attributes of Celery's app that need nothing but its settings."""
 
@@ -70,6 +89,7 @@ class AppNames:
     configured = True
     finalized = True
     runtime: Runtime
+    task_cls: Any = None
     warned: set[str]
     _name: str
     load: Callable[[], None]
@@ -150,3 +170,17 @@ class AppNames:
             self.warned,
         )
         return True
+
+    @property
+    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
+        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
+        return self.task_cls
+
+    @Task.setter
+    def Task(self, kind: type[Any] | str) -> None:  # noqa: N802
+        """Have tasks that are made from now on be of another class."""
+        self.task_cls = class_of(kind)
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that is given none."""
+        return f"{main_module() if module == '__main__' else module}.{name}"

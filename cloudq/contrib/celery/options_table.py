@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
 from cloudq.contrib.celery.values import compression, headers, publish_policy_of, seconds
+from cloudq.tasks.options import TaskOptions
 
 _NO_EXCHANGE = "there are no exchanges: a call goes to a queue, name it with queue="
 _CONNECTION = "the app keeps the connection, and opens it when it is first used"
@@ -147,3 +151,24 @@ CALL_OPTIONS = Table(
         carried("expires", read=seconds),
     ],
 )
+
+
+def annotated(value: Any) -> Any:
+    """Read `task_annotations`, whose options are those of tasks. Raises `ConfigurationError`.
+
+    What an object's `annotate` returns is not translated: it has cloudq's options.
+    """
+    if isinstance(value, list | tuple):
+        return [annotated(entry) for entry in cast("Sequence[Any]", value)]
+    if not isinstance(value, Mapping):
+        return value
+    entries = cast("Mapping[str, Any]", value)
+    return {name: _options(name, options) for name, options in entries.items()}
+
+
+def _options(name: str, options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
+    known = TaskOptions.__annotations__
+    given = cast("Mapping[str, Any]", options)
+    return TASK_OPTIONS.apply(given, of=f"task_annotations of {name}", ours=known, warned=set())

@@ -7,6 +7,7 @@ docs/how-to/move-from-celery.md shows the table.
 from __future__ import annotations
 
 from cloudq.contrib.celery import values
+from cloudq.contrib.celery.options_table import annotated
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
 from cloudq.contrib.celery.values import STORES
 
@@ -137,7 +138,7 @@ SETTINGS = Table(
         carried("task_track_started"),
         carried("task_time_limit", read=values.seconds),
         carried("task_soft_time_limit", read=values.seconds),
-        carried("task_annotations"),
+        carried("task_annotations", read=annotated),
         carried("task_routes", read=values.routes),
         carried("task_default_queue"),
         carried("task_serializer", read=values.serializer, fine=("json",)),

@@ -395,6 +395,6 @@ def class_of(given: type[Any] | str | None) -> type[Any]:
         home, _, name = given.replace(":", ".").rpartition(".")
         try:
             return getattr(import_module(home), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"{given!r} is no class of tasks: {error}") from error
     return given or Task
