@@ -132,7 +132,7 @@ def test_a_name_of_cloudqs_tasks_is_refused_when_it_is_set_later() -> None:
     ],
 )
 def test_annotations_have_celerys_options_and_can_be_read(source: Any) -> None:
-    app = Celery("shop", broker=BROKER)
+    app: Any = Celery("shop", broker=BROKER)
     before = app.task(name="shop.one")(lambda: None)
     app.conf.task_annotations = source
     after = app.task(name="shop.two")(lambda: None)
