@@ -8,7 +8,7 @@ not carry over raises with the reason. docs/how-to/move-from-celery.md has the t
 
 from __future__ import annotations
 
-from cloudq.contrib.celery import exceptions, schedules, signals, states
+from cloudq.contrib.celery import canvas, exceptions, result, schedules, signals, states
 from cloudq.contrib.celery.app import Celery
 from cloudq.contrib.celery.current import (
     AsyncResult,
@@ -32,6 +32,7 @@ from cloudq.contrib.celery.exceptions import (
     TimeLimitExceeded,
     TimeoutError,
 )
+from cloudq.contrib.celery.modules import tell_of_modules
 from cloudq.contrib.celery.results import CeleryEagerResult as EagerResult
 from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
@@ -40,6 +41,8 @@ from cloudq.contrib.celery.task import Task, shared_task
 from cloudq.messages.message import new_id as uuid
 from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.groups import ResultSet
+
+tell_of_modules()
 
 __all__ = [
     "AsyncResult",
@@ -58,6 +61,7 @@ __all__ = [
     "Task",
     "TimeLimitExceeded",
     "TimeoutError",
+    "canvas",
     "chain",
     "chord",
     "chunks",
@@ -68,6 +72,7 @@ __all__ = [
     "get_task_logger",
     "group",
     "maybe_signature",
+    "result",
     "schedule",
     "schedules",
     "shared_task",

@@ -49,6 +49,8 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
 P = ParamSpec("P")
 R = TypeVar("R")
 
+__path__: list[str] = []  # as a package's, so that celery.app.task and the like are told of
+
 # Celery's defaults where they differ: the queue's name, so that both read the same queue, and one
 # task at a time in a process, since code written for prefork need not be thread-safe.
 DEFAULTS: Mapping[str, Any] = {"task_default_queue": "celery", "worker_threads": 1}
