@@ -1,4 +1,4 @@
-"""Where the settings of a Celery project come from: the program, its modules, the environment."""
+"""The sources of a Celery project's settings: the program, its modules, the environment."""
 
 from __future__ import annotations
 
