@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
 from cloudq.contrib.celery.values import compression, headers, publish_policy_of, seconds
@@ -158,17 +158,17 @@ def annotated(value: Any) -> Any:
 
     What an object's `annotate` returns is not translated: it has cloudq's options.
     """
+    entries: Any = value  # not narrowed: its types are of no use here
     if isinstance(value, list | tuple):
-        return [annotated(entry) for entry in cast("Sequence[Any]", value)]
+        return [annotated(entry) for entry in entries]
     if not isinstance(value, Mapping):
         return value
-    entries = cast("Mapping[str, Any]", value)
     return {name: _options(name, options) for name, options in entries.items()}
 
 
 def _options(name: str, options: Any) -> Any:
+    given: Any = options
     if not isinstance(options, Mapping):
-        return options
+        return given
     known = TaskOptions.__annotations__
-    given = cast("Mapping[str, Any]", options)
     return TASK_OPTIONS.apply(given, of=f"task_annotations of {name}", ours=known, warned=set())
