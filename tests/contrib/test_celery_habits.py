@@ -206,7 +206,7 @@ def test_a_class_of_apps_may_name_the_class_of_its_tasks() -> None:
         assert isinstance(app.task(name="x")(lambda: None), Kind)
 
 
-@pytest.mark.parametrize("name", ["on_init", "on_configure", "gen_task_name", "loader_cls"])
+@pytest.mark.parametrize("name", ["on_init", "on_configure", "loader_cls"])
 def test_a_class_of_apps_is_refused_what_nothing_would_call(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"class Apps: {name} has no effect here: "):
         type("Apps", (Celery,), {name: lambda self: None})

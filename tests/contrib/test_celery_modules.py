@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.contrib import celery
 from cloudq.contrib.celery import Celery, missing
 from cloudq.contrib.celery.app import app_or_default
 from cloudq.contrib.celery.app.control import flatten_reply
@@ -51,6 +52,24 @@ def test_what_celery_has_not_is_no_matter_of_ours() -> None:
         import_module(f"{missing.HERE}.nonsense")
     with pytest.raises(ImportError, match="cannot import name"):
         exec(f"from {missing.HERE}.result import nonsense", {})
+
+
+def test_a_reason_is_said_also_where_a_name_is_imported_from_a_package() -> None:
+    for line in (
+        f"from {missing.HERE} import platforms",
+        f"import {missing.HERE}.worker.state",
+        f"import {missing.HERE}.worker.state.below",
+        f"from {missing.HERE}.utils import dispatch",
+    ):
+        with pytest.raises(ImportError, match=r"no celery\.(platforms|worker|utils)[.a-z]*: \S"):
+            exec(line, {})
+    with pytest.raises(ImportError, match="StampingVisitor: a call carries headers"):
+        exec(f"from {missing.HERE}.canvas import StampingVisitor", {})
+
+
+def test_the_package_has_its_modules_and_their_names() -> None:
+    assert celery.result.AsyncResult is celery.AsyncResult
+    assert celery.canvas.subtask is celery.subtask
 
 
 def test_no_reason_stands_for_a_module_that_is_there() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cloudq.contrib.celery import exceptions, missing, schedules, signals, states
+from cloudq.contrib.celery import canvas, exceptions, missing, result, schedules, signals, states
 from cloudq.contrib.celery.app import Celery
 from cloudq.contrib.celery.current import (
     AsyncResult,
@@ -65,6 +65,7 @@ __all__ = [
     "TimeLimitExceeded",
     "TimeoutError",
     "bugreport",
+    "canvas",
     "chain",
     "chord",
     "chunks",
@@ -75,6 +76,7 @@ __all__ = [
     "get_task_logger",
     "group",
     "maybe_signature",
+    "result",
     "schedule",
     "schedules",
     "shared_task",

@@ -51,6 +51,7 @@ MODULES = {
     "security": "messages are signed with the setting signing_keys",
     "utils": _TOOLS,
     "worker": _WORKER,
+    "worker.state": "app.control.inspect() tells what workers run and have revoked",
 }
 """Celery's modules that there are not, with those below them, and why."""
 
@@ -66,6 +67,10 @@ NAMES = {
         "enable_trace": "there are no traces of apps",
         "pop_current_task": "tests use task.push_request and task.pop_request",
         "push_current_task": "tests use task.push_request and task.pop_request",
+    },
+    "canvas": {
+        "StampingVisitor": "a call carries headers, and no stamps: give headers={...}",
+        "abstract": "derive no classes of signatures: compose group, chain and chord",
     },
     "contrib.testing.worker": {
         "setup_app_for_worker": _TEST,

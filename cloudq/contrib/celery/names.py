@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -64,7 +65,6 @@ REFUSED = {
 }
 
 NOT_OVERRIDDEN = {
-    "gen_task_name": "give tasks their name=",
     "loader": "name modules in include, or app.autodiscover_tasks()",
 }
 """More of what a class of apps cannot override, and why."""
@@ -79,16 +79,17 @@ class AppNames:
     configured = True
     finalized = True
     runtime: Runtime
-    load: Callable[[], None]
-
-    task_cls: type[Any]
+    task_cls: Any = None
     warned: set[str]
     _name: str
+    load: Callable[[], None]
+    config_from_object: Callable[..., None]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        own = [each for each in cls.__mro__ if not each.__module__.startswith("cloudq.")]
         for name, why in {**REFUSED, **NOT_OVERRIDDEN}.items():
-            if name in vars(cls):
+            if any(name in vars(each) for each in own):
                 raise ConfigurationError(f"class {cls.__name__}: {name} has no effect here: {why}")
 
     @property
@@ -100,7 +101,7 @@ class AppNames:
         return self.task_cls
 
     @Task.setter
-    def Task(self, kind: type[Any]) -> None:  # noqa: N802
+    def Task(self, kind: type[Any] | str) -> None:  # noqa: N802
         self.task_cls = class_for(self, kind)
 
     @property
@@ -128,6 +129,16 @@ class AppNames:
             self.warned,
         )
         return True
+
+    def config_from_envvar(
+        self, variable_name: str, silent: bool = False, force: bool = False
+    ) -> None:
+        """Take settings from the module that an environment variable names."""
+        name = os.environ.get(variable_name)
+        if name:
+            self.config_from_object(name, silent=silent)
+        elif not silent:
+            raise ConfigurationError(f"the variable {variable_name} names no settings module")
 
     def uses_utc_timezone(self) -> bool:
         """Say if the time zone is UTC."""
@@ -188,3 +199,19 @@ class AppNames:
                 self.conf.humanize(),
             ]
         )
+
+
+def asks_for_name(app: Any, options: dict[str, Any]) -> Callable[[Any], Any] | None:
+    """Make a decorator that asks a program's own `gen_task_name` for a name.
+
+    None for an app without one, and where a name is given.
+    """
+    own = getattr(app.gen_task_name, "__func__", None) is not AppNames.gen_task_name
+    if not own or options.get("name") is not None:
+        return None
+
+    def decorate(function: Any) -> Any:
+        name = app.gen_task_name(function.__name__, function.__module__)
+        return app.task(**{**options, "name": name})(function)
+
+    return decorate

@@ -18,6 +18,7 @@ from cloudq.contrib.celery.attributes import (
     Attribute,
     Attributes,
     check_class,
+    check_free,
     check_settable,
     refuse,
 )
@@ -27,6 +28,7 @@ from cloudq.contrib.celery.own_sending import celerys, is_own, seen, sends_itsel
 from cloudq.contrib.celery.own_states import OwnStates
 from cloudq.contrib.celery.requests import REQUEST_FIELDS, view_of
 from cloudq.contrib.celery.results import check_id
+from cloudq.contrib.celery.retries import Retries
 from cloudq.contrib.celery.signatures import Chunks
 from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.errors import ConfigurationError
@@ -42,7 +44,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class Task(Attributes, OwnStates, Retries, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A task with Celery's attributes, and Celery's options of calls.
 
     Each option is carried over, ignored or refused. One that is set on a task takes effect; a
@@ -104,16 +106,18 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
         self.wrapped = self._calls_itself()
         self.on_bound(self._app)
 
-    def _translated(self, options: Mapping[str, Any]) -> Any:
+    def _translated(self, options: Mapping[str, Any], of: str = "") -> Any:
         warned: set[str] = vars(self._app).setdefault("warned", set())
-        return task_options(without_none(options), of=f"task {self.name}", warned=warned)
+        return task_options(without_none(options), of=of or f"task {self.name}", warned=warned)
 
     def annotation_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of annotations; what is none becomes an attribute of the task."""
         own = {name for name in given if name.isidentifier() and is_keyword_of_its_own(name)}
         for name in own:
+            check_free(name, f"task_annotations of {self.name}")
             setattr(self, name, given[name])
-        return self._translated({n: value for n, value in given.items() if n not in own})
+        options = {name: value for name, value in given.items() if name not in own}
+        return self._translated(options, of=f"task_annotations of {self.name}")
 
     @classmethod
     def class_options(cls, names: Collection[str]) -> dict[str, Any]:
@@ -194,6 +198,10 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
 
     subtask_from_request = signature_from_request
 
+    def _options_of_retry(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        return call_options(options, of=f"{self.name}.retry", warned=warned)
+
     def _named(self, args: Any, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Add the other name of a call, if its class gives one."""
         if is_own(self, "shadow_name") and not options.get("shadow"):
@@ -225,9 +233,9 @@ class Task(Attributes, OwnStates, task.Task[P, R]):  # pyright: ignore[reportInc
             given = {name: value for name, value in options.items() if value is not None}
             app: Any = self._app
             return app.send_task(self.name, args, kwargs, task_type=self, **given)
-        return self.send(args, kwargs, options)
+        return self.send_call(args, kwargs, options)
 
-    def send(
+    def send_call(
         self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
     ) -> AsyncResult[R]:
         """Send a call as Celery's `apply_async` does, whatever the class has in its place."""
@@ -359,6 +367,6 @@ def class_of(given: type[Any] | str | None) -> type[Any]:
         home, _, name = given.replace(":", ".").rpartition(".")
         try:
             return getattr(import_module(home), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"{given!r} is no class of tasks: {error}") from error
     return given or Task

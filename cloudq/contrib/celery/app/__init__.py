@@ -20,9 +20,10 @@ from cloudq.contrib.celery.current import current_app as default_app
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.logging_signals import set_up_logging
 from cloudq.contrib.celery.missing import names_of
-from cloudq.contrib.celery.names import REFUSED, AppNames
+from cloudq.contrib.celery.names import REFUSED, AppNames, asks_for_name
 from cloudq.contrib.celery.own_sending import as_given, as_sent, celerys, sends_itself
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
+from cloudq.contrib.celery.sources import CONFIG_MODULE, Sources, of_environment
 from cloudq.contrib.celery.task import (
     class_for,
     has_run,
@@ -94,22 +95,26 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         self.strict_typing = strict_typing
         self.warned: set[str] = set()
         self._raw: dict[str, Any] = {}
+        self._sources = Sources()
         self._name = f"Celery({main!r})"
         self._namespace = namespace
         named = {"broker_url": broker, "result_backend": backend, "include": include}
         given = {name: value for name, value in named.items() if value is not None}
-        given = {**(changes or {}), **values, **given}
+        given = {**(changes or {}), **values, **given, **of_environment()}
         made = self._taken(given)
         self._raw |= given
+        self._sources.own |= given.keys()
         before = APPS.latest
-        own: Any = getattr(type(self), "task_cls", None)  # of a class of apps
-        super().__init__(main or "celery", task_cls=class_for(self, task_cls or own), **made)
+        super().__init__(
+            main or "celery", task_cls=class_for(self, task_cls or self.task_cls), **made
+        )
         self.publisher.builder.is_plain = self.is_plain
         self.publisher.builder.as_sent = self._as_sent
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
         self._results.kind = result_names.AsyncResult
+        config_source = config_source or os.environ.get(CONFIG_MODULE)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -139,26 +144,24 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
     ) -> None:
         """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
 
-        The constructor's and `conf.update`'s override them. Raises `ConfigurationError`.
+        They take the place of those of an earlier call. The constructor's, `conf.update`'s and
+        `add_defaults`' override them. Raises `ConfigurationError`.
         """
         found = read_source(source, namespace or self._namespace, silent=silent)
-        found = {name: value for name, value in found.items() if name not in self._raw}
-        super().config_from_object(self._taken(found))
-        self._raw |= found
-
-    def config_from_envvar(
-        self, variable_name: str, silent: bool = False, force: bool = False
-    ) -> None:
-        """Take settings from the module that an environment variable names."""
-        name = os.environ.get(variable_name)
-        if name:
-            self.config_from_object(name, silent=silent)
-        elif not silent:
-            raise ConfigurationError(f"the variable {variable_name} names no settings module")
+        found = self._sources.free(found)
+        gone = self._taken(self._sources.source)
+        left = {n: v for n, v in self._given.items() if n not in gone or gone[n] != v}
+        self._configure(self._taken(found) | left)
+        self._raw = {n: v for n, v in self._raw.items() if n not in self._sources.source} | found
+        self._sources.source = found
 
     def add_defaults(self, source: object) -> None:
-        """Take settings that all others override."""
-        self.config_from_object(source() if callable(source) else source)
+        """Take settings that the constructor's and `conf.update`'s override, as in Celery."""
+        found = read_source(source() if callable(source) else source, None, silent=False)
+        found = {name: value for name, value in found.items() if name not in self._sources.own}
+        self._configure(self._given | self._taken(found))
+        self._raw |= found
+        self._sources.defaults |= found.keys()
 
     def configure(self, **values: Any) -> None:
         """Change settings, overriding all other sources.
@@ -174,8 +177,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
 
     def _updated(self, values: Mapping[str, Any]) -> Conf:
         named = {modern(name) if name.isupper() else name: v for name, v in values.items()}
+        named |= {name: v for name, v in of_environment().items() if name in named}
         self.configure(**self._taken(named))
         self._raw |= named
+        self._sources.own |= named.keys()
         return self.conf
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +220,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             made = own_keywords(made, self.task_cls)
             if not self.strict_typing:
                 made.setdefault("typing", False)
-            decorate = super().task(**made)
+            decorate = asks_for_name(self, made) or super().task(**made)
             return decorate if function is None else decorate(function)
 
     def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
@@ -266,7 +271,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         known: Any = options.pop("task_type", None) or self.tasks.get(name)
         given = () if args is None else args
         if is_task(known):
-            return known.send(given, kwargs, options)
+            return known.send_call(given, kwargs, options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
 
