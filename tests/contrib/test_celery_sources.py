@@ -18,7 +18,7 @@ def test_a_later_source_takes_the_place_of_an_earlier_one() -> None:
     )
     app.config_from_object({"task_default_queue": "local"})
     assert app.conf.task_default_queue == "local"
-    assert (app.conf.timezone, app.conf.task_time_limit) == ("UTC", 5)
+    assert (app.conf.timezone, app.conf.task_time_limit) == (None, 5)
     assert app.conf.without_defaults()["task_default_queue"] == "local"
     assert "timezone" not in app.conf.without_defaults()
     app.conf.update(task_default_queue="mine")
