@@ -22,7 +22,7 @@ def set_up_logging() -> None:
         return
     from cloudq.worker.logs import JsonLines, Lines  # programs that publish need no worker
 
-    root = logging.getLogger()
+    root = logging.root
     ours = [each for each in root.handlers if isinstance(each.formatter, JsonLines | Lines)]
     if not ours or "told" in vars(ours[0]):  # the app is loaded again
         return

@@ -30,7 +30,7 @@ def get_task_logger(name: str) -> logging.Logger:
     above: logging.Logger | None = logger
     while above is not None and above is not _OF_TASKS:
         above = above.parent
-    if above is None and logger not in (base_logger, logging.getLogger()):
+    if above is None and logger not in (base_logger, logging.root):
         logger.parent = _OF_TASKS
     return logger
 
