@@ -178,6 +178,7 @@ def test_a_receiver_may_add_headers_before_the_publish(plain: CloudQ) -> None:
 
 
 def test_a_refused_publish_is_not_said_to_be_out(plain: CloudQ, told: Told) -> None:
+    plain.configure(payload_store="none")  # beside SQLite's file there would be one
     task: Any = plain.task(name="t")(lambda text: text)
     with pytest.raises(MessageTooLarge):
         task.delay("x" * plain.broker.limits("default").body)
