@@ -63,7 +63,7 @@ def test_the_signals_of_a_success(plain: CloudQ, told: Told) -> None:
     assert {sender for _, sender, _ in told} == {"add"}
     given = {name: more for name, _, more in told}
     assert given["after_task_publish"]["headers"]["id"] == result.id
-    assert given["after_task_publish"]["body"][:2] == ([1], {"y": 2})
+    assert given["after_task_publish"]["body"][:2] == ((1,), {"y": 2})
     assert given["after_task_publish"]["routing_key"] == "default"
     assert given["task_received"]["request"].id == result.id
     prerun = given["task_prerun"]
@@ -178,6 +178,7 @@ def test_a_receiver_may_add_headers_before_the_publish(plain: CloudQ) -> None:
 
 
 def test_a_refused_publish_is_not_said_to_be_out(plain: CloudQ, told: Told) -> None:
+    plain.configure(payload_store="none")  # beside SQLite's file there would be one
     task: Any = plain.task(name="t")(lambda text: text)
     with pytest.raises(MessageTooLarge):
         task.delay("x" * plain.broker.limits("default").body)

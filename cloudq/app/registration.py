@@ -206,26 +206,28 @@ def annotate(task: Task[..., Any], source: object) -> None:
     for hook in HOOKS:
         vars(task).pop(hook, None)
     found = {**_first(source, task), **_first(source, None)}
-    options: dict[str, Any] = {}
-    for name, value in found.items():
-        if name in HOOKS:
-            setattr(task, name, MethodType(value, task))
-        elif name in TaskOptions.__annotations__ and name not in _FIXED:
-            options[name] = value
-        else:
+    for name in found.keys() & set(HOOKS):
+        setattr(task, name, MethodType(found[name], task))
+    task.find_hooks()
+    _check_hooks(task)
+    _apply_options(task, _options_in(found, task))
+
+
+def _options_in(found: Mapping[str, Any], task: Task[..., Any]) -> Mapping[str, Any]:
+    options = task.annotation_options({n: v for n, v in found.items() if n not in HOOKS})
+    for name in options:
+        if name not in TaskOptions.__annotations__ or name in _FIXED:
             raise ConfigurationError(
                 f"task_annotations: {name!r} of {task.name} is no option that can be given so"
             )
-    task.find_hooks()
-    _check_hooks(task)
-    _apply_options(task, options)
+    return options
 
 
 def apply_changes(task: Task[..., Any]) -> None:
     """Apply the options that were set on the task itself. Raises `ConfigurationError`."""
     source = task.app.runtime.conf.task_annotations
     found = {**_first(source, task), **_first(source, None)}
-    _apply_options(task, {name: value for name, value in found.items() if name not in HOOKS})
+    _apply_options(task, _options_in(found, task))
 
 
 def _apply_options(task: Task[..., Any], annotations: Mapping[str, Any]) -> None:
@@ -234,7 +236,7 @@ def _apply_options(task: Task[..., Any], annotations: Mapping[str, Any]) -> None
     parameters, is_open = task.arguments.parameters
     check_templates(task.name, made.throttle, parameters, open=is_open)
     check_keys(task.name, made.keys, parameters, open=is_open)
-    task.policy = made
+    task.policy, task.annotated = made, annotations
 
 
 def _first(source: object, task: Task[..., Any] | None) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from cloudq import signals
@@ -44,8 +45,8 @@ def _fields(message: TaskMessage) -> dict[str, Any]:
         "id": message.id,
         "task": message.task,
         "retries": message.retries,
-        "eta": message.not_before,
-        "expires": message.expires,
+        "eta": _text(message.not_before),
+        "expires": _text(message.expires),
         "root_id": message.root or message.id,
         "parent_id": message.parent,
         "group": message.group,
@@ -53,8 +54,12 @@ def _fields(message: TaskMessage) -> dict[str, Any]:
         "timelimit": [message.time_limit, message.soft_time_limit],
     }
     return {
-        "body": (message.args, message.kwargs, workflow),
+        "body": (tuple(message.args), message.kwargs, workflow),
         "exchange": "",
         "routing_key": message.queue,
         "headers": headers | message.headers,
     }
+
+
+def _text(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()

@@ -301,11 +301,14 @@ class Planner:
         takes = not node.immutable
         args = [*(before.values if takes else ()), *map(to_wire, node.args)]
         kwargs = {key: to_wire(value) for key, value in node.kwargs.items()}
+        options = _options(node, place)
+        if self._builder.as_sent is not None:
+            args, kwargs, options = self._builder.as_sent(node.task, args, kwargs, options)
         message = self._builder.planned(
             node.task,
             args,
             kwargs,
-            _options(node, place),
+            options,
             root=place.root,
             parent=place.parent,
             group=place.group,

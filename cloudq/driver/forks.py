@@ -221,3 +221,35 @@ def _in_child() -> None:
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def _under_uwsgi(uwsgi: Any) -> None:
+    """Have uWSGI call what Python calls after a fork: it forks by itself, without Python's hooks.
+
+    What the program has set there is called too. `uwsgidecorators` replaces what is set when it is
+    imported, and has a list of functions instead: so it is imported now.
+    """
+    before: Callable[[], object] | None = getattr(uwsgi, "post_fork_hook", None)
+    spooler: object = getattr(uwsgi, "spooler", None)
+    try:
+        decorators = import_module("uwsgidecorators")
+    except Exception:  # it is not installed, or there is no master process
+        decorators = None
+
+    def hook() -> None:
+        _in_child()
+        if before is not None and decorators is None:
+            before()
+
+    if decorators is None:
+        uwsgi.post_fork_hook = hook
+        return
+    decorators.postfork(hook)
+    if before is not None and before is not decorators.postfork_chain_hook:
+        decorators.postfork(before)
+    if spooler is not None:
+        uwsgi.spooler = spooler
+
+
+if "uwsgi" in sys.modules:  # it is there in a process of uWSGI's alone
+    _under_uwsgi(sys.modules["uwsgi"])

@@ -349,7 +349,7 @@ class Admission:
         """Settle a job that is not run, and send `task_revoked`."""
         if signals.task_revoked:
             task, request = self._tasks[job.message.task], lifecycle.bare(job.message)
-            lifecycle.revoked(task, request, expired=reason == "expired")
+            lifecycle.revoked(task, request, reason)
         return self._outcomes.revoked(job, reason)
 
     def _paced(self, job: Job) -> Job | Settlement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from cloudq import signals
@@ -117,10 +118,18 @@ def received(task: Task[..., Any], request: Request) -> None:
     _tell(signals.task_received, task, request=request)
 
 
-def revoked(task: Task[..., Any], request: Request, *, expired: bool) -> None:
-    """Send `task_revoked` for a call that is not run: it was revoked, or has expired."""
+def revoked(task: Task[..., Any], request: Request, reason: str) -> None:
+    """Send `task_revoked` for a call that is not run, or no more: revoked, expired, terminated."""
+    terminated = reason == "terminated"
+    signum = int(SIGTERM) if terminated else None
+    expired = reason == "expired"
     _tell(
-        signals.task_revoked, task, request=request, terminated=False, signum=None, expired=expired
+        signals.task_revoked,
+        task,
+        request=request,
+        terminated=terminated,
+        signum=signum,
+        expired=expired,
     )
 
 

@@ -40,6 +40,7 @@ class MessageBuilder:
     """Builds the messages of one app's calls. `tasks` may grow; other names are sent unchecked."""
 
     is_plain: Callable[[str], bool] | None = None  # of a queue whose calls have no priority
+    as_sent: Callable[..., Any] | None = None  # changes the calls of workflows
 
     def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
         self._runtime = runtime

@@ -43,7 +43,7 @@ class EagerResult(AsyncResult[R]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process."""
-        own = {"restore", "_backend", "actions", "message"}
+        own = {"restore", "_backend", "actions", "message", "loads"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class AsyncResult(ResultNames, Generic[R]):
         self.final: Record | None = None
 
     def __repr__(self) -> str:
-        return f"<AsyncResult {self.id}>"
+        return f"<{type(self).__name__}: {self.id}>"
 
     def __eq__(self, other: object) -> bool:
         """Tell whether it is a result of the same id, or that id."""

@@ -10,6 +10,43 @@ from cloudq.errors import InvalidArguments
 _CALLBACKS = {"link": "links", "link_error": "link_errors"}
 
 
+class LiveOptions(dict[str, Any]):
+    """The options of a signature, its id and its callbacks among them; a change is the node's."""
+
+    def __init__(self, node: AsDict, made: dict[str, Any]) -> None:
+        super().__init__(made)
+        self._node = node
+
+    def _pass_on(self) -> None:
+        self._node["options"] = self
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._pass_on()
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._pass_on()
+
+    def update(self, *given: Any, **more: Any) -> None:
+        super().update(*given, **more)
+        self._pass_on()
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        found = super().pop(key, *default)
+        self._pass_on()
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copy and pickle as a plain dictionary."""
+        return dict, (dict(self),)
+
+
 class AsDict(dict[str, Any]):
     """A dictionary of `task`, `args`, `kwargs`, `options`, `subtask_type` and `immutable`.
 
@@ -56,7 +93,7 @@ class AsDict(dict[str, Any]):
         """Return the options, the id and the callbacks among them."""
         more = {"task_id": self.id} if self.id is not None else {}
         more |= {name: found for name, own in _CALLBACKS.items() if (found := getattr(self, own))}
-        return {**self.options, **more} if more else self.options
+        return LiveOptions(self, {**self.options, **more}) if more else self.options
 
     def __getitem__(self, key: str) -> Any:
         return self._view()[key]
@@ -66,7 +103,8 @@ class AsDict(dict[str, Any]):
             options = dict(value)
             self.id = options.pop("task_id", None)
             for name, own in _CALLBACKS.items():
-                setattr(self, own, list(options.pop(name, None) or ()))
+                found: Any = options.pop(name, None) or []
+                setattr(self, own, found if isinstance(found, list) else list(found))
             self.options = options
         elif key == "args":
             self._take("args", tuple(value))

@@ -17,7 +17,14 @@ from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_arguments import by_name, positional
-from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options, checked_countdown, zoned
+from cloudq.tasks.call_options import (
+    CALLER_ONLY,
+    CallOptions,
+    Options,
+    check_headers,
+    checked_countdown,
+    zoned,
+)
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
 from cloudq.tasks.options import Policy, spend_retries
 from cloudq.tasks.request import Request, current_request
@@ -27,6 +34,9 @@ from cloudq.tasks.task_app import TaskApp
 log = Log("cloudq.app")
 
 T = TypeVar("T")
+
+# The options that a next try has as the one before: what is sent again is the same call.
+_UNCHANGED = frozenset({"task_id", "link", "link_error", "protocol"}) | CALLER_ONLY
 
 
 class BoundTask:
@@ -138,9 +148,10 @@ class BoundTask:
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
         if options:
             made = Options.of(options)
-            unusable = ({"task_id"} | CALLER_ONLY) & options.keys()
+            unusable = _UNCHANGED & options.keys()
             if unusable:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
+            check_headers(options.get("headers"), f"{self.name}.retry")
             changes |= options
             if "expires" in options:
                 changes["expires"] = made.expiry(

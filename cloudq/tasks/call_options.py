@@ -192,6 +192,16 @@ def checked_countdown(given: Any) -> float:
     return max(0.0, float(given))
 
 
+def check_headers(given: Any, of: str) -> None:
+    """Raise `InvalidArguments` for headers that are no texts by their names."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidArguments(f"{of}: headers are {shown(given)}: give texts by their names")
+    headers: Mapping[Any, Any] = given or {}  # pyright: ignore[reportUnknownVariableType]
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidArguments(f"{of}: header {shown(name)} is {shown(value)}: give a text")
+
+
 def zoned(time: datetime, zone: tzinfo) -> datetime:
     """Return a time with a zone: its own, or this one if it is naive."""
     return time.replace(tzinfo=zone) if time.tzinfo is None else time

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain as together
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 from cloudq.errors import ConfigurationError, UnknownTask
 from cloudq.messages.message import new_id
 from cloudq.results.groups import GroupResult
-from cloudq.tasks.callback import first_app
+from cloudq.tasks.call_options import CallOptions
+from cloudq.tasks.callback import app_of, first_app
 
 
 class CeleryNames:
@@ -67,6 +68,38 @@ class CeleryNames:
         if (task := self.type) is None:
             raise UnknownTask(f"no task is named {node.task!r} in this process")
         return task(*node.args, **node.kwargs)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Any:
+        """Run the whole node in this process, without a queue; `throw` raises its failure here."""
+        node: Any = self.as_node()
+        app = app_of(node)
+        node = node.clone(**options) if options else node
+        if app is None:
+            return node.empty_result()
+        made = app.start_eagerly(node, args or (), kwargs or {})
+        if throw:
+            made.get()
+        return made
+
+    def start_with(self, /, *args: Any, **options: Any) -> Any:
+        """Start the node with options for its first tasks; a chord takes a body here, as in Celery.
+
+        `delay` is for keyword arguments. Raises `InvalidArguments` for an unknown option.
+        """
+        node: Any = self.as_node()
+        if self.subtask_type == "chord":
+            body = options.pop("body", None)
+            if args and getattr(args[0], "subtask_type", self) is not self:
+                body, args = args[0], args[1:]
+            node = node if body is None else type(node)(node.header, body)
+        return node.apply_async(args, **options)
 
     def __invert__(self) -> Any:
         """Start the node and wait for its value: `~task.s(1)`."""

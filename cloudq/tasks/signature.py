@@ -102,17 +102,13 @@ class Node(CeleryNames, Callback, Generic[R]):
     ) -> AsyncResult[R]:
         """Start the node with options for its first tasks."""
         node, app = self.clone(**options) if options else self, app_of(self)
-        result: Any = self._empty_result() if app is None else app.start(node, args, kwargs or {})
+        result: Any = self.empty_result() if app is None else app.start(node, args, kwargs or {})
         return result
-
-    def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """Run the whole node in this process, without a queue."""
-        app = app_of(self)
-        return self._empty_result() if app is None else app.start_eagerly(self, args, kwargs or {})
 
     __call__ = delay  # `group(...)()` and `chain(...)()` start, `task.s()()` does not
 
-    def _empty_result(self) -> GroupResult[Any] | None:
+    def empty_result(self) -> GroupResult[Any] | None:
+        """Return the result of a node without calls; that of a chain is None."""
         return None if isinstance(self, chain) else GroupResult[Any](new_id(), [])
 
 
@@ -231,6 +227,8 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         adelay: Callable[..., Any]  # type: ignore
         apply_async: Callable[..., GroupResult[R]]  # type: ignore
         __call__: Callable[..., GroupResult[R]]  # type: ignore
+    else:
+        __call__ = CeleryNames.start_with
 
     def __repr__(self) -> str:
         inside = "..." if self.is_stream else ", ".join(map(repr, self.tasks))
@@ -301,10 +299,7 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
     def body(self, body: Node[R]) -> None:
         self._body = node_of(body)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._body is None and args and is_node(args[0]):
-            return chord(self.header, args[0]).delay(*args[1:], **kwargs)
-        return self.delay(*args, **kwargs)
+    __call__ = CeleryNames.start_with  # pyright: ignore[reportAssignmentType]
 
     def first(self) -> Sequence[Node[Any]]:
         return self.header.tasks

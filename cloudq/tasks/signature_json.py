@@ -52,7 +52,8 @@ def _from_celery(made: Mapping[str, Any]) -> dict[str, Any]:
             members: Any = header["kwargs"]["tasks"] if "kwargs" in header else header
             return {**read, "chord": list(members), "body": given.get("body")}
         case _:
-            own = {name: made[name] for name in ("task", "args", "kwargs", "immutable")}
+            parts = ("task", "args", "kwargs", "immutable")
+            own = {name: made[name] for name in parts if made.get(name) is not None}
             return read | own
 
 

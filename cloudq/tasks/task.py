@@ -92,6 +92,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         self.policy = policy
         # The options of its class and its decorator, which annotations override.
         self.declared: TaskOptions = declared or {}
+        self.annotated: Mapping[str, Any] = {}  # those of the setting task_annotations
         self.changed: TaskOptions = {}  # those set on the task itself, above all others
         self.arguments = arguments
         self.bind = bind
@@ -135,6 +136,10 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         kinds: list[type[Any]] = [kind for kind in reversed(cls.__mro__) if kind not in _BASES]
         found = {name: value for kind in kinds for name, value in vars(kind).items()}
         return {name: value for name, value in found.items() if name in names}
+
+    def annotation_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options that annotations give; a subclass may name them otherwise."""
+        return given
 
     def find_hooks(self) -> None:
         """Note whether any hook is overridden, by the class or on this task itself."""

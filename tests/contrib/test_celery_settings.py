@@ -19,6 +19,7 @@ from cloudq.contrib.celery.conf import is_setting
 from cloudq.contrib.celery.rules import Fate, Rule, Table, carried, ignored, refused
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.settings import DECLARED
+from cloudq.tasks.call_options import Options
 
 # All settings of Celery 5.7.
 NAMES = (Path(__file__).parent / "celery_settings.txt").read_text().split()
@@ -104,6 +105,7 @@ def test_each_app_warns_for_itself() -> None:
         {"enable_utc": True},
         {"task_protocol": 2},
         {"broker_transport_options": {}},
+        {"broker_transport_options": {"visibility_timeout": 3600, "socket_timeout": 5}},
         {"accept_content": ["json"], "task_serializer": "json", "result_serializer": "json"},
     ],
     ids=lambda values: next(iter(values)),
@@ -121,7 +123,10 @@ def test_what_happens_here_anyway_is_taken_without_a_word(
     [
         ({"task_acks_late": False}, "idempotent=True"),
         ({"worker_prefetch_multiplier": 4}, "what its free places can run"),
-        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout is lease"),
+        (
+            {"broker_transport_options": {"visibility_timeout": 60, "region": "eu-west-1"}},
+            "region and endpoint are in the URL",
+        ),
         ({"broker_url": "redis://localhost/0"}, "no broker for redis"),
         ({"broker_url": ["sqs://", "sqs://"]}, "one broker"),
         ({"result_backend": "rpc://"}, "never in a queue"),
@@ -397,3 +402,62 @@ def test_of_an_object_only_settings_are_read() -> None:
         app = Celery("shop", broker="memory://shop")
         app.config_from_object(Source(), namespace=namespace)
         assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == found
+
+
+def by_function(name: str, args: Any, kwargs: Any, options: Any, task: Any = None) -> Any:
+    return {"queue": "films", "exchange": "x", "routing_key": "y"} if name == "film" else None
+
+
+class ByMethod:
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None) -> Any:
+        return {"queue": "films"} if task == "film" else None
+
+
+@pytest.mark.parametrize("router", [by_function, (by_function,), ByMethod(), [ByMethod()]])
+def test_a_router_is_a_function_or_has_a_method(router: Any) -> None:
+    with Celery("routed", broker="memory://routed", task_routes=router) as app:
+        film: Any = app.task(name="film")(lambda: None)
+        other: Any = app.task(name="other")(lambda: None)
+        queues = [app.publisher.builder.queue_of(t.name, (), {}, Options()) for t in (film, other)]
+        assert queues == ["films", "celery"]
+
+
+def test_a_router_without_a_queue_is_refused() -> None:
+    routes = [lambda name, *_, **__: {"routing_key": "x"}]
+    with (
+        Celery("routed", broker="memory://routed", task_routes=routes) as app,
+        pytest.raises(ConfigurationError, match="routing_key and no queue"),
+    ):
+        app.send_task("film")
+
+
+def test_annotations_have_celery_s_options_and_attributes_of_one_s_own() -> None:
+    options: dict[str, Any] = {
+        "acks_late": True,
+        "rate_limit": "10/s",
+        "retry_backoff": 5,
+        "time_limit": timedelta(seconds=9),
+        "compression": "gzip",
+        "tenant": "north",
+    }
+    with Celery("told", broker="memory://told", task_annotations={"add": options}) as app:
+        add: Any = app.task(name="add")(lambda: None)
+        read = [getattr(add, name) for name in options]
+        assert read == [True, "10/s", 5, 9.0, "zlib", "north"]
+        assert add.policy.retry_backoff == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"acks_late": False}, "delivery is at least once"),
+        ({"rate_limits": "1/s"}, "'rate_limits' of add is no option"),
+        ({"@__call__": print}, "'@__call__' of add is no option"),
+    ],
+)
+def test_annotations_that_cannot_be_are_refused(options: Any, reason: str) -> None:
+    with (
+        Celery("told", broker="memory://told", task_annotations={"add": options}) as app,
+        pytest.raises(ConfigurationError, match=reason),
+    ):
+        app.task(name="add")(lambda: None)

@@ -125,6 +125,8 @@ def celery(table: Table) -> Iterator[str]:
     rows: dict[tuple[Fate, str, str], list[str]] = {}
     for rule in table.rules:
         fine = "" if rule.fate is Fate.CARRIED else ", ".join(f"`{v!r}`" for v in rule.fine)
+        if rule.fine_keys:
+            fine = f"{fine}, or it has only {_listed(sorted(rule.fine_keys))}"
         said = rule.why
         if rule.fate is Fate.CARRIED:
             said = "under the same name" if rule.to == rule.name else f"as `{rule.to}`"

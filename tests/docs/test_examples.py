@@ -57,4 +57,4 @@ def test_each_example_has_a_test() -> None:
     # Programs in functions: test_function_examples and tests/functions/aws; shops and web: contrib.
     folders = {file.parent.name for file in EXAMPLES.glob("*/*.py")}
     functions = {"lambda_app", "google_function", "azure_function"}
-    assert folders == {*functions, "celery_shop", "django_shop", "web"}
+    assert folders == {*functions, "celery_shop", "celery_weather", "django_shop", "web"}

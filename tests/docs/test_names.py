@@ -23,7 +23,13 @@ HOW_TO = "\n".join(page.read_text() for page in (ROOT / "docs" / "how-to").glob(
 FILES = ROOT / "cloudq" / "cli" / "commands"
 # Names of files, and of loggers that handlers of all clouds write to.
 NOT_CODE = {"cloudq.audit", "cloudq.db", "cloudq.toml", "cloudq.functions", "cloudq.lambda"}
-NOT_CODE |= {"cloudq.E001", "cloudq.E002", "cloudq.E003", "cloudq.W001"}  # of Django's checks
+NOT_CODE |= {
+    "cloudq.E001",
+    "cloudq.E002",
+    "cloudq.E003",
+    "cloudq.W001",
+    "cloudq.W002",
+}  # of Django's checks
 
 
 def exists(name: str) -> bool:

@@ -259,6 +259,38 @@ def test_the_broker_does_not_swallow_a_retry_as_a_duplicate(app: Bench) -> None:
     assert result.get(timeout=0) == 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"h": 1}},
+        {"headers": {1: "h"}},
+        {"headers": ["h"]},
+        {"link": failing(CloudQ("linked")).s()},
+        {"link_error": [failing(CloudQ("linked")).s()]},
+        {"protocol": "celery"},
+        {"task_id": "other"},
+        {"retry": True},
+    ],
+)
+def test_an_option_that_no_retry_can_have_is_an_error_of_the_call_to_retry(
+    app: Bench, options: dict[str, Any]
+) -> None:
+    seen: list[Exception] = []
+
+    @app.task(bind=True)
+    def wrong(self: Task[..., Any]) -> str:
+        try:
+            self.retry(**options)
+        except InvalidArguments as error:
+            seen.append(error)
+        return "went on"
+
+    result = wrong.delay()
+    app.work()
+    assert result.get(timeout=0) == "went on"
+    assert min(options) in str(seen).replace("header 1", "headers").replace("header 'h'", "headers")
+
+
 def test_a_retry_goes_to_the_queue_the_message_was_on(app: Bench) -> None:
     task = failing(app, 1, autoretry_for=[OSError])
     task.apply_async(queue="slow")

@@ -8,11 +8,14 @@ not carry over raises with the reason. docs/how-to/move-from-celery.md has the t
 
 from __future__ import annotations
 
-from cloudq.contrib.celery import exceptions, schedules, signals, states
+from typing import NamedTuple
+
+from cloudq.contrib.celery import canvas, exceptions, missing, result, schedules, signals, states
 from cloudq.contrib.celery.app import Celery
 from cloudq.contrib.celery.current import (
     AsyncResult,
     GroupResult,
+    bugreport,
     chunks,
     current_app,
     current_task,
@@ -37,11 +40,14 @@ from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
 from cloudq.contrib.celery.signatures import Signature, chain, chord, group
 from cloudq.contrib.celery.task import Task, shared_task
+from cloudq.contrib.celery.utils.log import get_task_logger
 from cloudq.messages.message import new_id as uuid
-from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.groups import ResultSet
 
+missing.install()
+
 __all__ = [
+    "VERSION",
     "AsyncResult",
     "Celery",
     "ChordError",
@@ -58,6 +64,8 @@ __all__ = [
     "Task",
     "TimeLimitExceeded",
     "TimeoutError",
+    "bugreport",
+    "canvas",
     "chain",
     "chord",
     "chunks",
@@ -68,6 +76,7 @@ __all__ = [
     "get_task_logger",
     "group",
     "maybe_signature",
+    "result",
     "schedule",
     "schedules",
     "shared_task",
@@ -77,6 +86,24 @@ __all__ = [
     "states",
     "subtask",
     "uuid",
+    "version_info",
+    "version_info_t",
     "xmap",
     "xstarmap",
 ]
+
+
+class version_info_t(NamedTuple):  # noqa: N801 (Celery's name)
+    """A version of Celery."""
+
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str = ""
+    serial: str = ""
+
+
+VERSION = version_info = version_info_t(5, 7, 0)
+"""The version of Celery whose names these are, and whose behaviour."""
+
+__version__ = "5.7.0"

@@ -80,7 +80,7 @@ def _always(value: Any) -> Attribute:
 
 def _declared(name: str, default: Any) -> Attribute:
     def read(task: Any) -> Any:
-        return {**task.declared, **task.changed}.get(name, default)
+        return {**task.declared, **task.annotated, **task.changed}.get(name, default)
 
     return Attribute(default, read)
 
@@ -93,8 +93,22 @@ def _backend(task: Any) -> Any:
     return task.app.backend
 
 
+# The attributes and methods that cloudq's own tasks are made of.
+_OURS = frozenset(
+    {"adopt", "annotated", "annotation_options", "arguments", "bind", "changed", "class_options"}
+    | {"declared", "find_hooks", "function", "hooked", "is_coroutine", "linked", "made", "policy"}
+    | {"send_call", "wrapped", "_app", "_call_options"}
+)
+
+
 class Attributes:
     """The attributes of a task; `acks_late` and the like tell what cloudq does anyway."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Check the names of a program's own class. Raises `ConfigurationError`."""
+        super().__init_subclass__(**given)
+        if Attributes not in cls.__bases__:
+            _check_names(cls)
 
     abstract: Any = _always(True)
     acks_late: Any = _always(True)
@@ -145,9 +159,26 @@ def refuse(name: str, kind: type[Any]) -> NoReturn:
 
 def check_class(kind: type[Any]) -> None:
     """Raise `ConfigurationError` for a class that overrides what nothing here would call."""
+    for each in kind.__mro__:
+        if not each.__module__.startswith("cloudq."):
+            _check_names(each)
     for name, why in REFUSED.items():
         if any(name in vars(each) for each in kind.__mro__):
             raise ConfigurationError(f"class {kind.__name__}: {name} has no effect here: {why}")
+
+
+def check_free(name: str, of: str, *, is_ours: bool = False) -> None:
+    """Raise `ConfigurationError` for an attribute of one's own with a name of cloudq's tasks."""
+    if is_ours or name in _OURS:
+        raise ConfigurationError(f"{of}: cloudq's own tasks have the name {name}: choose another")
+
+
+def _check_names(kind: type[Any]) -> None:
+    ours = [each for each in kind.__mro__[1:] if each.__module__.startswith("cloudq.")]
+    for name in vars(kind):
+        is_private = name.startswith("_") and not name.startswith("__")
+        is_ours = is_private and any(name in vars(each) for each in ours)
+        check_free(name, f"class {kind.__name__}", is_ours=is_ours)
 
 
 def check_settable(name: str, task: str) -> None:

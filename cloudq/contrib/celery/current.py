@@ -55,6 +55,17 @@ class Current:
         return f"<{self._what}: {self._find()!r}>"
 
 
+def app_or_default(app: CloudQ | None = None) -> CloudQ:
+    """Return the app that is given, or the current one."""
+    return app or the_app()
+
+
+def bugreport(app: CloudQ | None = None) -> str:
+    """Return the versions and the settings that a report of a bug should have."""
+    found: Any = app_or_default(app)
+    return found.bugreport()
+
+
 current_app = Current("current_app", the_app)
 current_task = Current("current_task", the_task)
 

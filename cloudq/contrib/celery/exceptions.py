@@ -59,6 +59,26 @@ class AlwaysEagerIgnored(UserWarning):
     """Nothing warns with it here: `send_task` sends whatever task_always_eager is."""
 
 
+class CeleryWarning(UserWarning):
+    """Nothing warns with it here: see `IgnoredByCloudQ`."""
+
+
+class DuplicateNodenameWarning(CeleryWarning):
+    """Nothing warns with it here: of two workers of one name `cloudq status` shows one."""
+
+
+class DuplicateTaskNameWarning(CeleryWarning):
+    """Nothing warns with it here: two tasks of one name are an error."""
+
+
+class FixupWarning(CeleryWarning):
+    """Nothing warns with it here."""
+
+
+class SecurityWarning(CeleryWarning):
+    """Nothing warns with it here."""
+
+
 class CDeprecationWarning(DeprecationWarning):
     """Nothing warns with it here."""
 
@@ -71,6 +91,8 @@ class CPendingDeprecationWarning(PendingDeprecationWarning):
 REFUSED = {
     "TaskPredicate": "Retry, Ignore and Reject are caught by their own names",
     "QueueNotFound": "catch OperationalError: the cloud says which queue there is not",
+    "CeleryCommandException": "a command of `cloudq celery` ends with its exit code",
+    "reraise": "raise error.with_traceback(...)",
     "NotConfigured": "an app without settings takes those of the environment",
     "WorkerShutdown": "a worker is stopped with app.control.shutdown() or SIGTERM",
     "WorkerTerminate": "a worker is stopped with app.control.shutdown() or SIGTERM",

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from cloudq.contrib.celery.requests import text_of
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
-from cloudq.contrib.celery.values import compression, headers, publish_policy_of, seconds
+from cloudq.contrib.celery.values import (
+    compression,
+    from_now,
+    headers,
+    publish_policy_of,
+    seconds,
+)
 
 _NO_EXCHANGE = "there are no exchanges: a call goes to a queue, name it with queue="
 _CONNECTION = "the app keeps the connection, and opens it when it is first used"
@@ -147,6 +153,7 @@ CALL_OPTIONS = Table(
         carried("headers", read=headers),
         carried("retry"),
         carried("retry_policy", read=publish_policy_of),
-        carried("expires", read=seconds),
+        carried("countdown", read=from_now),
+        carried("expires", read=from_now),
     ],
 )

@@ -35,7 +35,8 @@ class Rule:
 
     `to` is cloudq's name for it. `read` turns Celery's value into cloudq's, and raises `ValueError`
     with the reason if it cannot. `fine` lists values that ask for what cloudq does anyway: they
-    are accepted without a warning whatever the fate. `why` is the reason why a name is ignored or
+    are accepted without a warning whatever the fate, and so is a mapping of `fine_keys` alone,
+    whose values make no difference. `why` is the reason why a name is ignored or
     refused, and names the alternative.
     """
 
@@ -44,7 +45,16 @@ class Rule:
     to: str = ""
     why: str = ""
     fine: tuple[Any, ...] = ()
+    fine_keys: frozenset[str] = frozenset()
     read: Callable[[Any], Any] = as_it_is
+
+    def is_fine(self, value: Any) -> bool:
+        """Say if a value asks for what cloudq does anyway."""
+        if any(value is fine or value == fine for fine in self.fine):
+            return True
+        if not issubclass(type(value), Mapping) or not value:
+            return False
+        return self.fine_keys.issuperset(value)
 
 
 def carried(
@@ -63,9 +73,13 @@ def ignored(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
     return [Rule(name=name, fate=Fate.IGNORED, why=why, fine=fine) for name in names.split()]
 
 
-def refused(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
+def refused(why: str, names: str, *, fine: tuple[Any, ...] = (), fine_keys: str = "") -> list[Rule]:
     """Make rules for space-separated names that a program relies on and cloudq cannot provide."""
-    return [Rule(name=name, fate=Fate.REFUSED, why=why, fine=fine) for name in names.split()]
+    keys = frozenset(fine_keys.split())
+    return [
+        Rule(name=name, fate=Fate.REFUSED, why=why, fine=fine, fine_keys=keys)
+        for name in names.split()
+    ]
 
 
 class Table:
@@ -99,7 +113,7 @@ class Table:
             rule = self.find(name)
             if rule is None:
                 made[name] = value
-            elif any(value is fine or value == fine for fine in rule.fine):
+            elif rule.is_fine(value):
                 continue
             elif rule.fate is Fate.REFUSED:
                 wrong.append(f"{name}={_shown(value)}: {rule.why}")

@@ -7,13 +7,23 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from typing import Any, NamedTuple, Self
 
+from cloudq.contrib.celery.missing import names_of
 from cloudq.contrib.celery.signatures import current
 from cloudq.errors import ConfigurationError
+from cloudq.errors import ScheduleError as ParseException
 from cloudq.schedules import when
 from cloudq.schedules.cron_fields import Field
 from cloudq.schedules.next_run import runs
 
-__all__ = ["BaseSchedule", "crontab", "maybe_schedule", "schedstate", "schedule", "solar"]
+__all__ = [
+    "BaseSchedule",
+    "ParseException",
+    "crontab",
+    "maybe_schedule",
+    "schedstate",
+    "schedule",
+    "solar",
+]
 
 _UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
@@ -242,3 +252,7 @@ def maybe_schedule(s: Any, relative: bool = False, app: Any = None) -> Any:
     if s is not None:
         s.app = app
     return s
+
+
+def __getattr__(name: str) -> Any:
+    return names_of(__name__, name)

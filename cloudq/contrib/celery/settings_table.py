@@ -39,13 +39,16 @@ SETTINGS = Table(
             fine=(None, ""),
         ),
         *refused(
-            "a transport's options are the broker's own here: visibility_timeout is lease (kept "
-            "extended while a task runs, so it need not be longer than the task), "
-            "wait_time_seconds is worker_poll_wait, region and endpoint are in the URL, "
-            "predefined_queues and queue_name_prefix are the queues' own names, priority_steps is "
-            "priority_queues",
+            "a transport's options are the broker's own here: wait_time_seconds is "
+            "worker_poll_wait, region and endpoint are in the URL, predefined_queues and "
+            "queue_name_prefix are the queues' own names, priority_steps is priority_queues",
             "broker_transport_options",
             fine=(None, {}),
+            # A lease is kept extended while a task runs, and the SDK keeps the connections.
+            fine_keys="visibility_timeout polling_interval unacked_restore_limit confirm_publish "
+            "fanout_prefix fanout_patterns health_check_interval retry_on_timeout socket_timeout "
+            "socket_connect_timeout socket_keepalive socket_keepalive_options max_connections "
+            "max_retries interval_start interval_step interval_max",
         ),
         *ignored(
             _DRIVER,
@@ -73,8 +76,10 @@ SETTINGS = Table(
             "result_accept_content result_compression",
         ),
         *ignored(
-            "a record has what there is to know of its task",
+            "a record has the task's name, worker, queue and tries; events have its arguments, and "
+            "result.args is None",
             "result_extended",
+            fine=(False,),
         ),
         *ignored(
             "results lie in a store, which keeps them",

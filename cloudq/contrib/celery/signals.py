@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from cloudq import signals
+from cloudq.contrib.celery.logging_signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    setup_logging,
+)
 
-_LOGGING = "the library configures no logging: do it in the app's module, which workers import"
+__all__ = ["after_setup_logger", "after_setup_task_logger", "setup_logging"]
+
 _BEAT = "connect to the app's on_after_configure; a beat has no state that a program could change"
 _OTHERS = "only threads, processes and greenlets of the worker's own run tasks"
 
 # Celery's signals without a counterpart, and why.
 REFUSED = {
-    "after_setup_logger": _LOGGING,
-    "after_setup_task_logger": _LOGGING,
-    "setup_logging": _LOGGING,
     "beat_init": _BEAT,
     "beat_embedded_init": _BEAT,
     "celeryd_init": "use worker_init",

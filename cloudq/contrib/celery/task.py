@@ -18,34 +18,33 @@ from cloudq.contrib.celery.attributes import (
     Attribute,
     Attributes,
     check_class,
+    check_free,
     check_settable,
     refuse,
 )
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
-from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
-from cloudq.contrib.celery.requests import REQUEST_FIELDS, SHOWN, view_of
+from cloudq.contrib.celery.own_sending import celerys, is_own, seen, sends_itself
+from cloudq.contrib.celery.own_states import OwnStates
+from cloudq.contrib.celery.requests import REQUEST_FIELDS, view_of
 from cloudq.contrib.celery.results import check_id
-from cloudq.contrib.celery.rules import tell_once
+from cloudq.contrib.celery.retries import Retries
 from cloudq.contrib.celery.signatures import Chunks
+from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
 from cloudq.tasks.call_arguments import call_arguments
-from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
-from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Signature
-
-_EXCHANGE = ("exchange", "routing_key", "exchange_type")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class Task(Attributes, OwnStates, Retries, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A task with Celery's attributes, and Celery's options of calls.
 
     Each option is carried over, ignored or refused. One that is set on a task takes effect; a
@@ -92,16 +91,12 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         elif name == "run":
             self.wrapped = self._calls_itself()
 
-    def _overrides(self, name: str) -> bool:
-        """Say if the task's class, or the task itself, has a method of its own for Celery's."""
-        return name in vars(self) or getattr(type(self), name) is not getattr(Task, name)
-
     def _calls_itself(self) -> bool:
         """Say if calls run `__call__` or a `run` of the task's own, and not the bare function.
 
         A task of three arguments may be an error callback, for which `__call__` makes them.
         """
-        own = self._overrides("__call__") or "run" in vars(self)
+        own = is_own(type(self), "__call__") or "run" in vars(self)
         return own or self.arguments.takes(3)
 
     def _set_up(self, function: Callable[..., Any], **parts: Any) -> None:
@@ -111,9 +106,18 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         self.wrapped = self._calls_itself()
         self.on_bound(self._app)
 
-    def _translated(self, options: Mapping[str, Any]) -> Any:
+    def _translated(self, options: Mapping[str, Any], of: str = "") -> Any:
         warned: set[str] = vars(self._app).setdefault("warned", set())
-        return task_options(without_none(options), of=f"task {self.name}", warned=warned)
+        return task_options(without_none(options), of=of or f"task {self.name}", warned=warned)
+
+    def annotation_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of annotations; what is none becomes an attribute of the task."""
+        own = {name for name in given if name.isidentifier() and is_keyword_of_its_own(name)}
+        for name in own:
+            check_free(name, f"task_annotations of {self.name}")
+            setattr(self, name, given[name])
+        options = {name: value for name, value in given.items() if name not in own}
+        return self._translated(options, of=f"task_annotations of {self.name}")
 
     @classmethod
     def class_options(cls, names: Collection[str]) -> dict[str, Any]:
@@ -126,6 +130,7 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         }
         return task_options(without_none(found), of=f"class {cls.__name__}", warned=set())
 
+    @celerys
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, also of a class that is no task yet.
 
@@ -167,6 +172,7 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         """Take back the last `push_request`."""
         current_request.reset(vars(self)["_pushed"].pop())
 
+    @celerys
     def shadow_name(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> str | None:
@@ -192,18 +198,23 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
 
     subtask_from_request = signature_from_request
 
+    def _options_of_retry(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        return call_options(options, of=f"{self.name}.retry", warned=warned)
+
     def _named(self, args: Any, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Add the other name of a call, if its class gives one."""
-        if self._overrides("shadow_name") and not options.get("shadow"):
+        if is_own(self, "shadow_name") and not options.get("shadow"):
             options["shadow"] = self.shadow_name(args, kwargs, options)
         return options
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue; through `apply_async` where the class has its own."""
-        if self._overrides("apply_async") or self._overrides("shadow_name"):
+        if sends_itself(self):
             return self.apply_async(args, kwargs)
         return super().delay(*args, **kwargs)
 
+    @celerys
     def apply_async(
         self,
         args: Sequence[Any] | None = (),
@@ -218,12 +229,25 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
         named = {"task_id": task_id, "producer": producer, "shadow": shadow}
         options = {**options, **named, "link": link, "link_error": link_error}
+        if hasattr(self._app, "strict_typing") and is_own(self._app, "send_task"):
+            given = {name: value for name, value in options.items() if value is not None}
+            app: Any = self._app
+            return app.send_task(self.name, args, kwargs, task_type=self, **given)
+        return self.send_call(args, kwargs, options)
+
+    def send_call(
+        self, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
+    ) -> AsyncResult[R]:
+        """Send a call as Celery's `apply_async` does, whatever the class has in its place."""
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args, kwargs, options)
         throw = options.pop("throw", None)
         if throw is not None and self._app.runtime.conf.task_always_eager:
             return self.apply(args, kwargs, throw=throw, **options)
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
+        found = seen(self, args, kwargs, made)
+        if found is not None:
+            return found
         return super().apply_async(() if args is None else args, kwargs, **made)
 
     def apply(
@@ -265,18 +289,9 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         check_id(task_id)
         return super().AsyncResult(task_id)
 
-    def chunks(self, items: Any, size: int) -> Chunks[list[R]]:
-        """Make a group of calls over `size` items each, whose `group()` is a plain one."""
-        return Chunks(super().chunks(items, size).tasks)
-
-
-def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options of Celery's alone that are None, which stands for their default."""
-    return {
-        name: value
-        for name, value in options.items()
-        if value is not None or name in TaskOptions.__annotations__
-    }
+    def chunks(self, it: Any, n: int) -> Chunks[list[R]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make a group of calls over `n` items each, whose `group()` is a plain one."""
+        return Chunks(super().chunks(it, n).tasks)
 
 
 def is_task(given: object) -> bool:
@@ -300,41 +315,24 @@ def run_of(kind: type[Any]) -> tuple[Callable[..., Any], bool]:
     return kind.run, not isinstance(found, staticmethod | classmethod)
 
 
+def is_keyword_of_its_own(name: str) -> bool:
+    """Say if a name is no option, and looks like none."""
+    known = {*OPTIONS, *NOT_SET}
+    return name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
+
+
 def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
     """Make a class of the keywords that are no options: they are attributes of the task.
 
     One that looks like a misspelled option stays, and is refused as an unknown one.
     """
-    known = {*OPTIONS, *NOT_SET}
-    own = {
-        name: value
-        for name, value in options.items()
-        if name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
-    }
+    own = {name: value for name, value in options.items() if is_keyword_of_its_own(name)}
     if not own:
         return {**options, "base": class_of(options["base"])} if options.get("base") else options
     kept = {name: value for name, value in options.items() if name not in own}
     base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
-
-
-def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """Translate the options of a task to cloudq's. Raises `ConfigurationError`."""
-    known = TaskOptions.__annotations__
-    return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
-
-
-def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if "queue" in given:  # which is what they come to
-        given = {name: value for name, value in given.items() if name not in _EXCHANGE}
-    # Callbacks are parameters of their own where calls take them.
-    ours = {*CallOptions.__annotations__, "link", "link_error"}
-    if not given.keys().isdisjoint(("argsrepr", "kwargsrepr")):
-        tell_once("argsrepr", f"{of}: {SHOWN}", warned)
-    return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 
 @overload
@@ -369,6 +367,6 @@ def class_of(given: type[Any] | str | None) -> type[Any]:
         home, _, name = given.replace(":", ".").rpartition(".")
         try:
             return getattr(import_module(home), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"{given!r} is no class of tasks: {error}") from error
     return given or Task

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
-from cloudq.errors import EncodeError
+from cloudq.errors import ConfigurationError, EncodeError
 from cloudq.messages.json_text import json_text
 
 STORES = "dynamodb://, firestore://, aztables:// or sqlite://"
@@ -93,6 +93,12 @@ _FOREIGN_STORES = (
 def seconds(value: Any) -> Any:
     """Return a duration in seconds, given as a number or a `timedelta`."""
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def from_now(value: Any) -> Any:
+    """Return a time from now on in seconds; a past one, as programs that compute it have, is 0."""
+    given = seconds(value)
+    return max(given, 0) if isinstance(given, int | float) else given
 
 
 def expiry(value: Any) -> Any:
@@ -193,7 +199,26 @@ def routes(value: Any) -> Any:
         if len(given) == 2 and isinstance(given[1], Mapping) and not isinstance(given[0], Mapping):
             return (given[0], _route(*given))
         return [routes(entry) for entry in given]
-    return value
+    return _router(value)
+
+
+def _router(value: Any) -> Any:
+    """Return a router, a function or an object with `route_for_task`, whose routes are read."""
+    method: Any = getattr(value, "route_for_task", None)
+    if method is None and not callable(value):
+        return value
+
+    def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None) -> Any:
+        if method is not None:
+            made = method(name, args, kwargs)
+        else:
+            made = value(name, args, kwargs, options, task=task)
+        try:
+            return _route(name, made)
+        except ValueError as error:
+            raise ConfigurationError(f"task_routes: {error}") from error
+
+    return route
 
 
 def _route(pattern: Any, route: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cloudq.contrib.celery.task import call_options
+from cloudq.contrib.celery.translation import call_options
 from cloudq.tasks.signature import Node, chord
 
 # Options of a chord that are not its body's: when it begins, and the id that its result has.

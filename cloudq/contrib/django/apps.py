@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
+
 from django.apps import AppConfig
+from django.conf import settings as django_settings
 from django.core import checks
 from django.core.signals import setting_changed
 
@@ -27,6 +31,9 @@ class CloudQConfig(AppConfig):
     def ready(self) -> None:
         """Make the app. Wrong settings are an error of the system check, and are logged."""
         checks.register(check_settings, "cloudq")
+        if hasattr(django_settings, "TASKS"):
+            with suppress(ModuleNotFoundError):  # before Django 6
+                import_module("django.tasks")  # which registers Django's check of the backends
         setting_changed.connect(conf.forget, dispatch_uid="cloudq")
         try:
             conf.project_app()

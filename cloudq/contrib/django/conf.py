@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.utils.module_loading import import_string
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError, did_you_mean
@@ -24,14 +25,20 @@ _OWN = frozenset({"app", "name"})
 
 
 class DjangoCloudQ(CloudQ):
-    """An app that also serves the queues of Django's setting TASKS."""
+    """An app that also serves the queues of Django's setting TASKS, and those of Django's tasks."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.declared_queues: set[str] = set()
+        """The queues of Django's tasks that this process knows."""
 
     def queues(self, task: str | None = None, *, priorities: bool = True) -> list[str]:
         """Name the queues that calls go to, and those that TASKS names for its backends."""
         found = super().queues(task, priorities=priorities)
         if task is not None:
             return found
-        more = [name for name in queues_of_tasks() if name != "default"]
+        named = [*queues_of_tasks(), *sorted(self.declared_queues)]
+        more = [name for name in named if name != "default"]
         if priorities and (levels := self.conf.priority_queues):
             from cloudq.tasks.priorities import queues_for
 
@@ -45,9 +52,18 @@ def queues_of_tasks() -> list[str]:
     return [
         str(queue)
         for backend in backends.values()
-        if str(backend.get("BACKEND", "")).startswith("cloudq.contrib.django.")
+        if _is_ours(str(backend.get("BACKEND", "")))
         for queue in backend.get("QUEUES", ())
     ]
+
+
+def _is_ours(path: str) -> bool:
+    """Say if a backend in TASKS is cloudq's, or of a class that derives from it."""
+    try:
+        kind: type[Any] = import_string(path)
+    except ImportError:  # Django says so
+        return False
+    return any(each.__module__ == "cloudq.contrib.django.task_backend" for each in kind.__mro__)
 
 
 def given() -> dict[str, Any]:
@@ -86,6 +102,12 @@ def _check_name(place: str, name: str) -> None:
         raise ConfigurationError(f"{place}: there is no setting {name!r}: {hint}")
 
 
+def celery_settings() -> list[str]:
+    """Return the names of Celery's settings in Django's, where no app is named to read them."""
+    names = [name for name in dir(django_settings) if name.startswith("CELERY_")]
+    return [] if given().get("app") else names
+
+
 def _listed(value: Any) -> Any:
     """Return a list in place of a tuple, which settings files often have."""
     return [*value] if isinstance(value, tuple) else value
@@ -107,7 +129,8 @@ def project_app() -> CloudQ:
         app.autodiscover_tasks()
     if "timezone" not in values and "timezone" not in app.conf.given:
         values["timezone"] = django_settings.TIME_ZONE or "UTC"
-    app.config_from_object(from_object(values))
+    # Not the method of a Celery project's app, which forgets the source that it had before.
+    CloudQ.config_from_object(app, from_object(values))
     app.set_default()
     return app
 

@@ -14,10 +14,10 @@ from django.core.checks import CheckMessage, Error
 from django.utils.timezone import get_default_timezone, is_naive
 
 from cloudq.app import CloudQ
-from cloudq.contrib.django.conf import project_app
+from cloudq.contrib.django.conf import DjangoCloudQ, project_app
 from cloudq.contrib.django.task_results import HEADER, Call, call_of
 from cloudq.contrib.django.task_runs import carrier, listen, tell
-from cloudq.errors import InvalidArguments
+from cloudq.errors import InvalidArguments, did_you_mean
 from cloudq.results.eager import EagerResult
 
 _backends: Any = import_module("django.tasks.backends.base")
@@ -25,6 +25,7 @@ _exceptions: Any = import_module("django.tasks.exceptions")
 _base: Any = _backends.BaseTaskBackend
 
 _DEFAULT = "default"
+_PARTS = frozenset({"BACKEND", "QUEUES", "OPTIONS"})  # what an entry of TASKS has
 # Of Django's priorities, -100 to 100, the sign decides: each level of a queue has three of ours.
 _NORMAL, _HIGHEST, _LEVELS = 5, 100, 3
 
@@ -40,6 +41,7 @@ class CloudQBackend(_base):
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
+        self._params = params
         listen()
 
     @property
@@ -72,6 +74,9 @@ class CloudQBackend(_base):
         """Do as Django does, and make the task known to the app. Raises `InvalidTask`."""
         super().validate_task(task)
         carrier(task.func)
+        app = self.app
+        if isinstance(app, DjangoCloudQ):
+            app.declared_queues.add(task.queue_name)
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Send one call, and return its result, whose id is that of the call.
@@ -143,11 +148,23 @@ class CloudQBackend(_base):
 
     def check(self, **_more: Any) -> list[CheckMessage]:
         """Check the options: `cloudq.E003`. The app's own settings have their own check."""
-        if not self.options:
-            return []
-        given = ", ".join(map(str, self.options))
-        said = f"TASKS[{self.alias!r}]: OPTIONS has {given}, which CloudQBackend does not know."
-        return [Error(said, hint="The settings of cloudq stand in CLOUDQ.", id="cloudq.E003")]
+        place = f"TASKS[{self.alias!r}]"
+        found: list[CheckMessage] = []
+        if self.options:
+            given = ", ".join(map(str, self.options))
+            said = f"{place}: OPTIONS has {given}, which CloudQBackend does not know."
+            hint = "The settings of cloudq stand in CLOUDQ."
+            found.append(Error(said, hint=hint, id="cloudq.E003"))
+        near = {str(name): did_you_mean(str(name), _PARTS) for name in self._params.keys() - _PARTS}
+        found += [  # any other name is a subclass's own
+            Error(f"{place} has {name}: {meant}", id="cloudq.E003")
+            for name, meant in near.items()
+            if meant
+        ]
+        if isinstance(self._params.get("QUEUES"), str):
+            said = f"{place}: QUEUES is a text: give a list of names."
+            found.append(Error(said, id="cloudq.E003"))
+        return found
 
 
 def priority_of(given: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cloudq.contrib.celery.current import the_app
+from cloudq.contrib.celery.missing import names_of
 from cloudq.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,3 +40,7 @@ def _check(more: dict[str, Any]) -> None:
         raise ConfigurationError(
             f"a worker's command has no {min(unknown)}: it has a name, args and variadic"
         )
+
+
+def __getattr__(name: str) -> Any:
+    return names_of(__name__, name)

@@ -9,27 +9,30 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
-from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery import results as result_names
 from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, read_source
 from cloudq.contrib.celery.control import Control
+from cloudq.contrib.celery.current import app_or_default, bugreport
+from cloudq.contrib.celery.current import current_app as default_app
 from cloudq.contrib.celery.eager import CeleryEager
-from cloudq.contrib.celery.names import REFUSED, AppNames
-from cloudq.contrib.celery.rules import tell_once
+from cloudq.contrib.celery.logging_signals import set_up_logging
+from cloudq.contrib.celery.missing import names_of
+from cloudq.contrib.celery.names import REFUSED, AppNames, asks_for_name
+from cloudq.contrib.celery.own_sending import as_given, as_sent, celerys, sends_itself
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
+from cloudq.contrib.celery.sources import CONFIG_MODULE, Sources, of_environment
 from cloudq.contrib.celery.task import (
-    call_options,
     class_for,
     has_run,
     is_task,
     own_keywords,
     run_of,
-    task_options,
-    without_none,
+    shared_task,
 )
+from cloudq.contrib.celery.translation import call_options, task_options, without_none
 from cloudq.contrib.celery.workflows import translated
 from cloudq.errors import ConfigurationError
 from cloudq.results import result
@@ -40,11 +43,13 @@ from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
 from cloudq.tasks.call_options import Options
-from cloudq.tasks.signature import Node
+from cloudq.tasks.signature import Node, Signature
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.call import ExecutorOptions
     from cloudq.execution.executor import Executor
+
+__all__ = ["Celery", "app_or_default", "bugreport", "default_app", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,34 +95,32 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         self.strict_typing = strict_typing
         self.warned: set[str] = set()
         self._raw: dict[str, Any] = {}
+        self._sources = Sources()
         self._name = f"Celery({main!r})"
         self._namespace = namespace
         named = {"broker_url": broker, "result_backend": backend, "include": include}
         given = {name: value for name, value in named.items() if value is not None}
-        given = {**(changes or {}), **values, **given}
+        given = {**(changes or {}), **values, **given, **of_environment()}
         made = self._taken(given)
         self._raw |= given
+        self._sources.own |= given.keys()
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=class_for(self, task_cls), **made)
-        self.publisher.builder.is_plain = self._is_plain
+        super().__init__(
+            main or "celery", task_cls=class_for(self, task_cls or self.task_cls), **made
+        )
+        self.publisher.builder.is_plain = self.is_plain
+        self.publisher.builder.as_sent = self._as_sent
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
         self._results.kind = result_names.AsyncResult
+        config_source = config_source or os.environ.get(CONFIG_MODULE)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
-    def _is_plain(self, queue: str) -> bool:
-        """Say if a queue has no priorities; one that is given there is told of once."""
-        if queue in self.runtime.conf.priority_queues:
-            return False
-        tell_once(
-            "priority",
-            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
-            f'declare them with priority_queues=["{queue}"]',
-            self.warned,
-        )
-        return True
+    def _as_sent(self, name: str, *call: Any) -> Any:
+        task = self.tasks.get(name)
+        return as_sent(task, *call) if is_task(task) and sends_itself(task) else call
 
     # ---- settings
 
@@ -141,26 +144,24 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
     ) -> None:
         """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
 
-        The constructor's and `conf.update`'s override them. Raises `ConfigurationError`.
+        They take the place of those of an earlier call. The constructor's, `conf.update`'s and
+        `add_defaults`' override them. Raises `ConfigurationError`.
         """
         found = read_source(source, namespace or self._namespace, silent=silent)
-        found = {name: value for name, value in found.items() if name not in self._raw}
-        super().config_from_object(self._taken(found))
-        self._raw |= found
-
-    def config_from_envvar(
-        self, variable_name: str, silent: bool = False, force: bool = False
-    ) -> None:
-        """Take settings from the module that an environment variable names."""
-        name = os.environ.get(variable_name)
-        if name:
-            self.config_from_object(name, silent=silent)
-        elif not silent:
-            raise ConfigurationError(f"the variable {variable_name} names no settings module")
+        found = self._sources.free(found)
+        gone = self._taken(self._sources.source)
+        left = {n: v for n, v in self._given.items() if n not in gone or gone[n] != v}
+        self._configure(self._taken(found) | left)
+        self._raw = {n: v for n, v in self._raw.items() if n not in self._sources.source} | found
+        self._sources.source = found
 
     def add_defaults(self, source: object) -> None:
-        """Take settings that all others override."""
-        self.config_from_object(source() if callable(source) else source)
+        """Take settings that the constructor's and `conf.update`'s override, as in Celery."""
+        found = read_source(source() if callable(source) else source, None, silent=False)
+        found = {name: value for name, value in found.items() if name not in self._sources.own}
+        self._configure(self._given | self._taken(found))
+        self._raw |= found
+        self._sources.defaults |= found.keys()
 
     def configure(self, **values: Any) -> None:
         """Change settings, overriding all other sources.
@@ -176,8 +177,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
 
     def _updated(self, values: Mapping[str, Any]) -> Conf:
         named = {modern(name) if name.isupper() else name: v for name, v in values.items()}
+        named |= {name: v for name, v in of_environment().items() if name in named}
         self.configure(**self._taken(named))
         self._raw |= named
+        self._sources.own |= named.keys()
         return self.conf
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +220,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             made = own_keywords(made, self.task_cls)
             if not self.strict_typing:
                 made.setdefault("typing", False)
-            decorate = super().task(**made)
+            decorate = asks_for_name(self, made) or super().task(**made)
             return decorate if function is None else decorate(function)
 
     def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
@@ -256,15 +259,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             instance=made,
         )
 
-    @property
-    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
-        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
-        return self.task_cls
-
-    def gen_task_name(self, name: str, module: str) -> str:
-        """Return the name of a task that is given none."""
-        return f"{main_module() if module == '__main__' else module}.{name}"
-
+    @celerys
     def send_task(
         self,
         name: str,
@@ -273,10 +268,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         **options: Any,
     ) -> result.AsyncResult[Any]:
         """Publish a call by the task's name, which need not be registered here."""
-        known = self.tasks.get(name)
+        known: Any = options.pop("task_type", None) or self.tasks.get(name)
         given = () if args is None else args
-        if known is not None:
-            return known.apply_async(given, kwargs, **options)
+        if is_task(known):
+            return known.send_call(given, kwargs, options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
 
@@ -291,7 +286,13 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
             raise ConfigurationError(
                 f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
             )
-        return super().start(translated(node, self.warned), args, kwargs or {})
+        node = translated(node, self.warned)
+        task: Any = self.tasks.get(node.task) if isinstance(node, Signature) else None
+        if is_task(task) and sends_itself(task) and not self.conf.task_always_eager:
+            one: Any = node.clone(args, kwargs)
+            if not (one.links or one.link_errors):
+                return task.apply_async(one.args, one.kwargs, **as_given(one.options))
+        return super().start(node, args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now, whose calls may have Celery's options."""
@@ -351,6 +352,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         super().load()
         if "on_after_finalize" in vars(self):
             self.on_after_finalize.send(self)
+        set_up_logging()
 
     def add_periodic_task(
         self,
@@ -388,3 +390,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         if name in REFUSED:
             raise AttributeError(f"a cloudq app has no {name}: {REFUSED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def __getattr__(name: str) -> Any:
+    return names_of(__name__, name)

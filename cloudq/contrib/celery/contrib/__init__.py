@@ -1,0 +1,1 @@
+"""The parts of `celery.contrib` that programs use."""

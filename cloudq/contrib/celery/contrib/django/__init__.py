@@ -1,0 +1,1 @@
+"""The part of `celery.contrib.django` that programs use."""

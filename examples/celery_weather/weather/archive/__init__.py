@@ -1,0 +1,1 @@
+"""The archive: days are stored and summed up."""

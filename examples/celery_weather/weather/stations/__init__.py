@@ -1,0 +1,1 @@
+"""The stations: they are read, and do not always answer."""
