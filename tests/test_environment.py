@@ -17,8 +17,16 @@ from cloudq.settings.model import model
 from cloudq.settings.sources import EXAMPLES
 
 LISTS = ("include", "priority_queues", "signing_apps")
-TABLES = ("queue_produce", "queue_accept", "signing_keys", "task_annotations", "beat_schedule")
-ITEMS = {"queue_produce": "celery", "queue_accept": ["celery"]}
+TABLES = (
+    *("queue_produce", "queue_accept", "queue_tasks", "queue_limits", "signing_keys"),
+    *("task_annotations", "beat_schedule"),
+)
+ITEMS = {
+    "queue_produce": "celery",
+    "queue_accept": ["celery"],
+    "queue_tasks": ["shop.mail.*"],
+    "queue_limits": {"bytes": 10_000},
+}
 
 
 @pytest.fixture(autouse=True)

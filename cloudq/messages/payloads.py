@@ -292,6 +292,12 @@ class Payloads(Driven[Blobs]):
             self.driver.create_place(expires=expires)
         return True
 
+    def reach(self) -> None:
+        """Ask for the place, as far as it can be without a write."""
+        if isinstance(self.driver, BlobAdmin):
+            with self.trying("reach the place of", "payloads"):
+                self.driver.check_place()
+
     def check(self) -> None:
         """Write a small payload, read it, and delete it."""
         content = b"cloudq-doctor"

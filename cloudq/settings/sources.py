@@ -42,6 +42,8 @@ EXAMPLES: Mapping[str, str] = {
     "encryption_keys": '{"2026-11": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}',
     "queue_accept": '{"orders": ["celery"]}',
     "queue_produce": '{"orders": "celery"}',
+    "queue_tasks": '{"orders": ["shop.orders.*"]}',
+    "queue_limits": '{"orders": {"bytes": 10000, "depth": 3, "age": 3600}}',
     "prices": '{"NAME": 0.4}',
     "task_routes": '{"shop.mail.*": "mail"}',
     "task_annotations": '{"shop.mail.send": {"rate_limit": "10/s"}}',

@@ -238,3 +238,43 @@ def test_calls_on_commit_follow_nested_blocks_and_their_rollbacks(shop: Path) ->
             assert ran[3:] == [[8]]
         """
     program(shop, text)
+
+
+@pytest.mark.parametrize("switch", ["True", "False"])
+def test_failures_are_mailed_by_the_mail_settings_of_django(shop: Path, switch: str) -> None:
+    mails = shop / "mails"
+    with_settings(
+        shop,
+        f"""
+CLOUDQ["MAIL_FAILURES"] = {switch}
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = {str(mails)!r}
+SERVER_EMAIL = "shop@shop.example"
+ADMINS = ["ada@shop.example"] if django.VERSION >= (6,) else [("Ada", "ada@shop.example")]
+""",
+    )
+    program(
+        shop,
+        """
+        from cloudq import shared_task
+        from cloudq.contrib.django import app
+        from cloudq.testing import drain
+
+        @shared_task
+        def charge(card):
+            raise ValueError("the bank said no")
+
+        charge.delay("4111-1111")
+        charge.delay("4111-1111")
+        drain(app)
+        """,
+    )
+    text = "".join(path.read_text() for path in mails.iterdir()) if mails.exists() else ""
+    if switch == "False":
+        assert not text
+        return
+    assert text.count("Subject:") == 1, "of one kind one is mailed a minute"
+    assert "From: shop@shop.example" in text
+    assert "To: ada@shop.example" in text
+    assert "charge failed: ValueError: the bank said no" in " ".join(text.split())
+    assert "4111" not in text

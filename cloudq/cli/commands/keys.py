@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import emit, fields, note, say, say_block, table
 from cloudq.errors import ConfigurationError
 from cloudq.messages.signing import KEY_ID
@@ -75,6 +75,8 @@ def check(target: Target, samples: Samples = operations.SAMPLES, json: JsonOptio
     Exit code 1 where a key service does not answer, or a sample does not open.
     """
     with target.load() as app:
+        refuse_missing(app.conf.broker)
+        refuse_missing(app.conf.backend_url)
         cost = peek_cost(app)
         found = operations.check(app, samples=samples)
     if json:
@@ -114,6 +116,8 @@ def rotate(
     """
     name = _checked(to)
     with target.load() as app:
+        refuse_missing(app.conf.broker)
+        refuse_missing(app.conf.backend_url)
         found = operations.rotation(app, name, samples=samples)
     if json:
         emit(asdict(found))

@@ -15,13 +15,16 @@ from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
 from cloudq.app import CloudQ
+from cloudq.contrib.django.mail import mail_admins
 from cloudq.errors import ConfigurationError, did_you_mean
+from cloudq.monitoring.notifications import notify_failures
 from cloudq.settings import DECLARED, from_object
 from cloudq.settings.sources import CELERY_NAMES
 
 SETTING = "CLOUDQ"
 PREFIX = "CLOUDQ_"
-_OWN = frozenset({"app", "name"})
+_OWN = frozenset({"app", "name", "mail_failures"})
+_MAILS = notify_failures(mail_admins)  # of the process, so that no app mails twice
 
 
 class DjangoCloudQ(CloudQ):
@@ -122,6 +125,7 @@ def project_app() -> CloudQ:
     """
     values = {name: _listed(value) for name, value in given().items()}
     path, name = values.pop("app", None), values.pop("name", None)
+    mails = values.pop("mail_failures", False)
     if path is not None:
         app = _imported(path)
     else:
@@ -131,6 +135,8 @@ def project_app() -> CloudQ:
         values["timezone"] = django_settings.TIME_ZONE or "UTC"
     # Not the method of a Celery project's app, which forgets the source that it had before.
     CloudQ.config_from_object(app, from_object(values))
+    if mails and _MAILS not in app.middleware:
+        app.middleware.append(_MAILS)
     app.set_default()
     return app
 
