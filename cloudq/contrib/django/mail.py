@@ -1,7 +1,7 @@
 """Reports of failed tasks by Django's own mail: its backend, its server, its ADMINS."""
 
 # Django has no types.
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
