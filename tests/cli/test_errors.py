@@ -242,9 +242,9 @@ def test_arguments_over_the_limit_are_refused_before_sending(command, project):
         "from cloudq.cli import main\n"
         "os._exit(main(['call', '-A', 'shop', 'shop.send', 'x' * (17 << 20)]))\n"
     )
-    ran = command("call", "-A", "big", "x")
+    ran = command("call", "-A", "big", "x", env={"CLOUDQ_PAYLOAD_STORE": "none"})
     assert (ran.code, is_one_line(ran.err)) == (2, True)
-    assert "store the data elsewhere and pass its key" in ran.err
+    assert "set payload_store, say to s3://bucket/prefix" in ran.err
 
 
 def test_what_cannot_be_read_is_not_told_as_nothing(command, project):

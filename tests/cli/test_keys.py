@@ -89,6 +89,7 @@ def test_check_tells_of_a_service_that_does_not_answer(command: Run) -> None:
     url = "awskms://k?region=us-east-1&endpoint_url=http://127.0.0.1:9"
     access = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     keys = {"CLOUDQ_ENCRYPTION_KEYS": json.dumps({"kms": url})}
+    assert command("queues", "create", "default", *APP).code == 0
     ran = command("keys", "check", *APP, env={**access, **keys})
     assert ran.code == 1
     assert "no answer" in ran.out
