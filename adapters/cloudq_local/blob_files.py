@@ -1,7 +1,7 @@
-"""Blobs as files of a folder: `file:///var/lib/shop/payloads`, or `file:///payloads` beside here.
+"""Blobs as files of a folder: `file:///var/lib/shop/payloads`, or `file://./payloads` here.
 
-A path with one slash after the host is relative to the current folder, as that of `sqlite:///` is;
-one with two is absolute. Files can be read by this user alone.
+A path after three slashes is absolute, as in every `file:` URL (RFC 8089); that of `sqlite:///`,
+which follows SQLAlchemy, is not. Files can be read by this user alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _PART = 1 << 20
 # Where a blob is while it is written, as one of this key: what a dead process left is swept too.
 _PARTS = "parts/unwritten"
 _TRIES = 100
+# The hosts of a URL, and the folder in which their paths begin.
+_HOSTS = {"": "/", "localhost": "/", ".": ""}
 
 _CODES = {
     errno.ENOSPC: Code.THROTTLED,  # somebody may make room
@@ -42,16 +44,17 @@ _CODES = {
 def open_blobs(address: Address) -> BlobFiles:
     """The driver of a `file://` URL. Raises `ConfigurationError`."""
     check_options(address, ())
-    if address.host:
+    if address.host not in _HOSTS:
         raise ConfigurationError(
-            f"{address.url} names the host {address.host!r}: write file:///folder for a folder "
-            "here, file:////var/folder for an absolute path"
+            f"{address.url} names the host {address.host!r}: write file:///var/lib/payloads for "
+            "an absolute path, file://./payloads for a folder here"
         )
-    if not address.path:
-        raise ConfigurationError("file:// names no folder: write file:///payloads, say")
+    path = address.path.strip("/")
+    if not path:
+        raise ConfigurationError("file:// names no folder: write file:///var/lib/payloads, say")
     if "\0" in address.path:
         raise ConfigurationError(f"{address.path!r} is no path: it has a NUL in it")
-    return BlobFiles(Path(os.path.abspath(address.path)))
+    return BlobFiles(Path(os.path.abspath(_HOSTS[address.host] + path)))
 
 
 class BlobFiles:

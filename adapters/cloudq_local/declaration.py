@@ -10,4 +10,4 @@ SQLITE = Adapter(
     default_backend="{broker}",
     local_file="cloudq_local.sqlite_paths:file_of",
 )
-FILE = Adapter(sample="file:///{folder}/payloads")
+FILE = Adapter(sample="file://{folder}/payloads")

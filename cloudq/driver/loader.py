@@ -82,7 +82,10 @@ def missing_file(url: str) -> Path | None:
 def default_payloads(url: str) -> str | None:
     """Return the URL of the store of large payloads beside a broker's file; None without one."""
     file = _local_file(url)
-    return None if file is None else f"file:///{quote(str(file))}-payloads"
+    if file is None:
+        return None
+    host = "" if file.is_absolute() else "./"
+    return f"file://{host}{quote(str(file))}-payloads"
 
 
 def _local_file(url: str) -> Path | None:

@@ -15,7 +15,7 @@ from typing import Any
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Failure
 from cloudq.errors import CloudQError, ConfigurationError
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.operations import dead_letters
 from cloudq.operations.audit import Actor, write
@@ -272,7 +272,19 @@ def _redriven(app: CloudQ, queue: str, part: Sequence[Seen]) -> Sequence[Failure
 
 def _deleted(app: CloudQ, queue: str, part: Sequence[Seen]) -> Sequence[Failure]:
     with app.broker.asking("delete the dead letters of", queue) as admin:
-        return admin.delete_dead(queue, [seen.peeked for seen in part])
+        failures = admin.delete_dead(queue, [seen.peeked for seen in part])
+    kept = {failure.index for failure in failures}
+    _free(app, [seen for place, seen in enumerate(part) if place not in kept])
+    return failures
+
+
+def _free(app: CloudQ, gone: Sequence[Seen]) -> None:
+    """Delete the payloads of letters that are gone; a failure is logged, and they expire."""
+    messages = [seen.message for seen in gone if seen.message is not None]
+    keys = [key for message in messages for key in payloads_of(message, follow=True)]
+    payloads = app.runtime.payloads() if keys else None
+    if payloads is not None:
+        payloads.delete(keys)
 
 
 def _finished(

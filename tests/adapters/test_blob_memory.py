@@ -51,7 +51,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return f"gs://{place}?emulator={server('storage').url}&project=cloudq-tests"
         case "azblob":
             return f"azblob://{ACCOUNT}/{place}?endpoint={server('blobs').url}/{ACCOUNT}"
-    return f"file:///{tmp_path}/payloads"
+    return f"file://{tmp_path}/payloads"
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def app(tmp_path: Path) -> CloudQ:
     made = CloudQ(
         "claims",
         broker=f"sqlite:///{tmp_path}/q.db",
-        payload_store=f"file:///{tmp_path}/payloads",
+        payload_store=f"file://{tmp_path}/payloads",
         payload_store_over=OVER,
     )
 
@@ -77,7 +77,7 @@ def test_calls_that_follow_have_theirs(app: CloudQ, tmp_path: Path) -> None:
 
 
 def test_many_small_ones_are_refused_with_the_reason(tmp_path: Path) -> None:
-    app = CloudQ("small", broker="memory://claims-small", payload_store=f"file:///{tmp_path}/p")
+    app = CloudQ("small", broker="memory://claims-small", payload_store=f"file://{tmp_path}/p")
     with app:
         most = app.broker.limits("default").body
         app.task(name="take")(lambda *args: None)
@@ -112,7 +112,7 @@ def test_signed_messages_sign_their_claims(tmp_path: Path) -> None:
     app = CloudQ(
         "signed",
         broker=f"sqlite:///{tmp_path}/q.db",
-        payload_store=f"file:///{tmp_path}/payloads",
+        payload_store=f"file://{tmp_path}/payloads",
         payload_store_over=OVER,
         signing_keys={"a": "k" * 32},
     )
@@ -128,7 +128,7 @@ def test_a_store_that_fails_sends_nothing(tmp_path: Path) -> None:
     app = CloudQ(
         "fails",
         broker=f"sqlite:///{tmp_path}/q.db",
-        payload_store=f"file:///{tmp_path}/payloads",
+        payload_store=f"file://{tmp_path}/payloads",
         payload_store_over=OVER,
     )
     with app:

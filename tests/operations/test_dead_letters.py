@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -232,3 +234,33 @@ def test_a_letter_fits_all_conditions_or_is_not_chosen(
     for seen in found:
         assert chosen.matches(seen, now) == all(part.matches(seen, now) for part in parts)
         assert DeadFilter().matches(seen, now)
+
+
+def test_the_payloads_of_a_deleted_letter_go_with_it(tmp_path: Path, by: Actor) -> None:
+    """Those of a letter that is kept, or sent again, stay with it."""
+    broker = f"sqlite:///{tmp_path}/large.db"
+    store = tmp_path / "payloads"
+    with CloudQ(
+        "large", broker=broker, payload_store=f"file://{store}", payload_store_over=5000
+    ) as app:
+
+        @app.task(name="shop.refuse", dead_letter=True, max_retries=0)
+        def refuse(why: str) -> None:
+            raise ValueError("no")
+
+        first = refuse.delay(os.urandom(6000).hex())
+        refuse.delay(os.urandom(6000).hex())
+        drain(app)
+        assert _files(store) == 2
+        done = dead_actions.delete(app, DeadFilter(ids=(first.id,)), by=by)
+        assert (done.done, _files(store)) == (1, 1)
+        [left] = dead_letters.search(app).letters
+        dead_actions.redrive(app, [left], by=by)
+        assert _files(store) == 1
+        drain(app)
+        dead_actions.redrive(app, DeadFilter(), by=by, edit=Edit(args=["short"]))
+        assert _files(store) == 1  # the earlier call may be delivered again
+
+
+def _files(folder: Path) -> int:
+    return sum(1 for each in folder.rglob("*") if each.is_file())

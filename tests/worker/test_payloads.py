@@ -106,7 +106,7 @@ def made(payloads: Payloads) -> Payloads:
 
 
 def sqlite_payloads(folder: Path, **settings: Any) -> Payloads:
-    url, store = f"sqlite:///{folder}/cloudq.db", f"file:///{folder}/payloads"
+    url, store = f"sqlite:///{folder}/cloudq.db", f"file://{folder}/payloads"
     return payloads_at(folder, url, url, store, **settings)
 
 

@@ -88,3 +88,22 @@ def test_a_link_is_no_blob(folder: Path, tmp_path: Path) -> None:
 def test_a_wrong_url(url: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         open_blobs(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("file://{here}/a", "{here}/a"),
+        ("file:///{here}/a%20b", "{here}/a b"),
+        ("file://localhost{here}/a/", "{here}/a"),
+        ("file://./a", "{here}/a"),
+        ("file://./a/../b", "{here}/b"),
+    ],
+)
+def test_the_folder_of_a_url(
+    url: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = new_key()
+    open_blobs(url.format(here=tmp_path)).put(key, io.BytesIO(b"x"), 1)
+    assert (Path(folder.format(here=tmp_path)) / key).read_bytes() == b"x"
