@@ -28,16 +28,10 @@ def note(entry: object) -> None:
     os.close(ledger)
 
 
-def held() -> None:
+def held(by: str = "go") -> None:
     """Wait until the test lets its tasks go on: `Place.let_go`."""
-    while not os.path.exists(os.environ["DRILL_LEDGER"] + ".go"):
+    while not os.path.exists(f"{os.environ['DRILL_LEDGER']}.{by}"):
         time.sleep(0.02)
-
-
-def process(pid: int) -> str:
-    """Name a process as no other of this machine is named: a process id comes again."""
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        return f"{pid}/{stat.read().rpartition(b')')[2].split()[19].decode()}"
 
 
 @app.task
@@ -51,7 +45,7 @@ def work(number: int, seconds: float) -> int:
 def tally(number: int, seconds: float) -> int:
     """Notes, in a line as long as every other, in which process it has run."""
     time.sleep(seconds)
-    note(f"{number:>7} {process(os.getpid()):>24}")
+    note(f"{number:>7} {os.getpid():>9}")
     return number * 2
 
 
@@ -71,6 +65,14 @@ def hold(name: str) -> str:
     held()
     note(f"end {name}")
     return name
+
+
+@app.task
+def hold_here(name: str) -> int:
+    """Says where it starts, waits until the test lets this process go on, and tells which it is."""
+    note(f"{name} {os.getpid()}")
+    held(f"{os.getpid()}")
+    return os.getpid()
 
 
 @app.task
