@@ -20,7 +20,7 @@ from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_errors import error_code, errorcode, unopened
-from cloudq_local.sqlite_paths import identity, made, make_room
+from cloudq_local.sqlite_paths import LOG_ROOM, identity, made, make_room
 
 log = Log("cloudq.sqlite")
 
@@ -81,11 +81,15 @@ _LATER = (
     # Of the inbox that was taken in last: the name of this database in it, and how far.
     "CREATE TABLE IF NOT EXISTS inbox (one INTEGER PRIMARY KEY, name BLOB NOT NULL,"
     " generation BLOB NOT NULL, position INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS dead_died ON dead (died_at)",
 )
 
 _PRAGMAS = (
+    "auto_vacuum=INCREMENTAL",  # before all else: it is for a file in which nothing is yet
     "journal_mode=WAL",
     "wal_autocheckpoint=1000",
+    # A log that a large transaction, or a reader who stayed long, has made longer is cut again.
+    f"journal_size_limit={LOG_ROOM}",
     "cache_size=-16000",
     "temp_store=MEMORY",
 )
@@ -114,10 +118,15 @@ class Database:
 
     In a process that was forked, and where the file was deleted or replaced, it opens the file
     anew.
+
+    Dead letters are deleted after `keep_dead` seconds; 0 keeps them.
     """
 
-    def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
+    def __init__(
+        self, file: Path, *, synchronous: str, busy_timeout: float, keep_dead: float = 0.0
+    ) -> None:
         self.busy_timeout = busy_timeout
+        self.keep_dead = keep_dead
         self._file = file
         self._path = os.fspath(file)
         self.synchronous = synchronous

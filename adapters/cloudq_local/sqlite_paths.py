@@ -18,7 +18,7 @@ _COMPANIONS = ("-wal", "-shm", INBOX)
 
 # The bytes of a log in which SQLite begins anew: it does after 1,000 pages of 4 KB, and what the
 # last transaction wrote beyond.
-_ROOM = 4_400_000
+LOG_ROOM = 4_400_000
 
 
 def made(file: Path) -> tuple[int, int] | None:
@@ -72,8 +72,8 @@ def make_room(log: str) -> None:
     try:
         size = os.fstat(opened).st_size
         try:
-            if size < _ROOM:
-                os.pwrite(opened, bytes(_ROOM - size), size)
+            if size < LOG_ROOM:
+                os.pwrite(opened, bytes(LOG_ROOM - size), size)
                 os.fdatasync(opened)
         except OSError:  # the disk may be full: what is left of it is for messages
             os.ftruncate(opened, size)
