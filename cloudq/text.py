@@ -138,12 +138,22 @@ class AsIs:
     value: object
 
 
-def masked(value: Any) -> Any:
+def masked(value: Any, *, most: int = 0, longest: int = 0) -> Any:
     """Return the value with `***` for each secret: in URLs, connection strings, by their names.
 
-    Mappings and sequences come back as dicts and lists, masked at every depth.
+    Mappings and sequences come back as dicts and lists, masked at every depth. `most` and
+    `longest` are as those of `json_text`.
     """
-    return _masked_text(value) if isinstance(value, str) else _Plain(mask=True).of(value)
+    if isinstance(value, str):
+        return _masked_text(_cut(value, longest))
+    return _Plain(mask=True, most=most, longest=longest).of(value)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Cut a long text; a quoted secret that does not end here ends with the rest."""
+    if not longest or len(text) <= longest:
+        return text
+    return text[:longest].rstrip("\\") + f"'\"{_CUT}"
 
 
 def masked_url(url: str) -> str:
@@ -235,13 +245,16 @@ def describe(error: BaseException) -> str:
 # ---- JSON
 
 
-def json_text(value: object, *, indent: bool = False, mask: bool = True, most: int = 0) -> str:
+def json_text(
+    value: object, *, indent: bool = False, mask: bool = True, most: int = 0, longest: int = 0
+) -> str:
     """Return any value as JSON, without control characters; it never raises.
 
     What JSON lacks becomes text: NaN, bytes, objects, keys of other types, surrogates. With
-    `most`, what follows after so many values is left out.
+    `most`, what follows after so many values is left out, and with `longest` what follows in a
+    text after so many characters: to mask a megabyte takes a second.
     """
-    tree = _Plain(mask=mask, most=most).of(value)
+    tree = _Plain(mask=mask, most=most, longest=longest).of(value)
     separators = None if indent else (",", ":")
     text = json.dumps(tree, indent=2 if indent else None, separators=separators, ensure_ascii=False)
     return safe_json(text)
@@ -264,8 +277,9 @@ def _like_url(text: str) -> bool:
 class _Plain:
     """Turns a value into dicts, lists and scalars that every JSON encoder takes."""
 
-    def __init__(self, *, mask: bool, most: int = 0) -> None:
+    def __init__(self, *, mask: bool, most: int = 0, longest: int = 0) -> None:
         self._mask = mask
+        self._longest = longest
         self._left = most or -1
         self._path: set[int] = set()
 
@@ -312,6 +326,7 @@ class _Plain:
             self._path.discard(place)
 
     def _text(self, text: str) -> str:
+        text = _cut(text, self._longest)
         if self._mask:
             text = _masked_text(text)
         return text if text.isascii() else _SURROGATES.sub(_escape, text)

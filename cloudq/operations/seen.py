@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from cloudq.app import CloudQ
 from cloudq.driver import Peeked
@@ -18,6 +20,8 @@ from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, t
 # An exception's class and a colon begin the reason of a task that failed.
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
+# Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
+_LOOKED_AT = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ class Seen:
     @property
     def body(self) -> str:
         """The body as text, for one that cannot be decoded."""
-        return self.peeked.body.decode(errors="backslashreplace")
+        return _text(self.peeked.body)
 
     def goes_by(self, id: str) -> bool:
         """Tell whether `id` names this message, or a call in it."""
@@ -85,12 +89,14 @@ class Seen:
         Of a bundle those of its first call, and of what cannot be read the body.
         """
         if not self.calls:
-            return _short(self.body, longest)
+            start = _text(self.peeked.body[: _LOOKED_AT * 4])  # bytes of so many characters
+            return _short(masked(start, longest=_LOOKED_AT), longest)
         first = self.calls[0]
-        positional = map(json_text, first.args)
+        write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.
-        named = (f"{key}={json_text(value)}" for key, value in masked(first.kwargs).items())
-        shown = _short(", ".join((*positional, *named)), longest)
+        kwargs = masked(first.kwargs, most=longest, longest=_LOOKED_AT)
+        named = (f"{key}={write(value)}" for key, value in kwargs.items())
+        shown = _short(_joined(chain(map(write, first.args), named)), longest)
         if self.message is None:
             return _short(f"{len(self.calls)} calls: {shown}, ...", longest)
         return shown
@@ -142,6 +148,22 @@ def _named(body: bytes) -> str | None:
     except DecodeError:
         return None
     return name if isinstance(name, str) else None
+
+
+def _text(body: bytes) -> str:
+    return body.decode(errors="backslashreplace")
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Join the first of these texts, as many as are looked at."""
+    found: list[str] = []
+    length = 0
+    for text in texts:
+        found.append(text)
+        length += len(text)
+        if length > _LOOKED_AT:
+            break
+    return ", ".join(found)
 
 
 def _short(text: str, longest: int) -> str:

@@ -261,6 +261,14 @@ def test_a_signature_is_for_one_queue_and_for_the_apps_that_are_named() -> None:
     assert read(signer(apps=frozenset({"web"})), signer(app="web").encode(PLAIN)) == PLAIN
 
 
+@pytest.mark.parametrize("app", [[], {}, ["shop"], None, 1, True, {"shop": 1}])
+def test_a_signer_may_name_its_app_by_no_text(app: object) -> None:
+    rest = sealed(app=app, queue="orders", body={"v": 1, "id": "a", "task": "t"})[len(b'{"v":2,') :]
+    body = signer().keyring.signed(rest.lstrip())
+    with pytest.raises(DecodeError, match="bad signature: it is app"):
+        read(signer(), body)
+
+
 def test_a_signature_expires() -> None:
     now = 1_763_700_000.0
     codec = signer(signature_expires=100.0, clock=lambda: now)
