@@ -38,7 +38,7 @@ from cloudq.execution.settlement import (
 )
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.execution.unpacking import Opened, find_first, parted, unpacked
-from cloudq.execution.unstarted import already_done, own_word
+from cloudq.execution.unstarted import already_buried, already_done, own_word
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -312,10 +312,10 @@ class Admission:
         if record is not None:
             record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
-            if job.delivery.attempts > 1:  # dead-lettering it was interrupted
-                said = record.error_type if self._codec.encryption else record.error
-                reason = said or "dead-lettered"
-                return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
+            said = record.error_type if self._codec.encryption else record.error
+            buried = already_buried(job, record, said or "dead-lettered")
+            if buried is not None:
+                return buried
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
             return job  # there is no record, and the message sets no condition

@@ -46,6 +46,21 @@ def own_word(record: Record | None, message: TaskMessage) -> Record | None:
     return Record(id=record.id, state=State.PENDING, revoked=True) if is_revoked else None
 
 
+def already_buried(job: Job, record: Record, reason: str) -> Settlement | None:
+    """Settle a message whose task is among the dead letters; None if it was sent again from there.
+
+    A redelivery makes up for a burial that was cut short. A first delivery of a message that is
+    older than the end came to a worker that stood still meanwhile, or there are two of it.
+    """
+    delivery = job.delivery
+    if delivery.attempts > 1:
+        return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
+    sent, ended = delivery.sent_at, record.finished_at
+    if sent is None or ended is None or sent > ended:
+        return None
+    return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
+
+
 def already_done(message: TaskMessage, record: Record) -> Settlement:
     """Settle a message whose task has ended, or been retried, with what its end may still lack."""
     ended = record.terminal
