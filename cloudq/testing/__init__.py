@@ -21,20 +21,25 @@ if TYPE_CHECKING:
     from cloudq.testing.draining import drain
     from cloudq.testing.kit.beats import beat
     from cloudq.testing.kit.clock import VirtualClock
+    from cloudq.testing.kit.dice import Fault
     from cloudq.testing.kit.faults import FaultPlan
+    from cloudq.testing.kit.grpc_proxy import GrpcFaultProxy
     from cloudq.testing.kit.in_memory import in_memory
-    from cloudq.testing.kit.proxy import Fault, FaultProxy
+    from cloudq.testing.kit.proxy import Answer, FaultProxy
+    from cloudq.testing.kit.wire_proxy import WireFaultProxy
     from cloudq.testing.kit.workers import Worker, run_until_idle, worker
     from cloudq.testing.waiting import collect, eventually, outgoing
 
 __all__ = [
     "AdminDriver",
+    "Answer",
     "BackendContract",
     "BlobsContract",
     "BrokerContract",
     "Fault",
     "FaultPlan",
     "FaultProxy",
+    "GrpcFaultProxy",
     "KeyServiceContract",
     "UpdateContract",
     "OrderingContract",
@@ -45,6 +50,7 @@ __all__ = [
     "SchedulingContract",
     "SchedulingDriver",
     "VirtualClock",
+    "WireFaultProxy",
     "Worker",
     "beat",
     "collect",
@@ -72,10 +78,13 @@ _CONTRACTS = {
     "UpdateContract": "contracts.update",
 }
 _HOMES = _CONTRACTS | {
-    "Fault": "kit.proxy",
+    "Answer": "kit.proxy",
+    "Fault": "kit.dice",
     "FaultPlan": "kit.faults",
     "FaultProxy": "kit.proxy",
+    "GrpcFaultProxy": "kit.grpc_proxy",
     "VirtualClock": "kit.clock",
+    "WireFaultProxy": "kit.wire_proxy",
     "beat": "kit.beats",
     "Worker": "kit.workers",
     "collect": "waiting",
