@@ -20,7 +20,7 @@ from typing import (
 )
 
 from cloudq.driver.log import Log
-from cloudq.messages.model_classes import is_model_class
+from cloudq.messages.model_classes import is_model_class, secret_classes
 
 log = Log("cloudq.app")
 
@@ -77,7 +77,7 @@ def _annotations(function: Callable[..., object]) -> Mapping[str, Any]:
 
 
 def carries_model(hint: object) -> bool:
-    """Say if a type hint has a model, dataclass, named tuple, typed dict, enum or annotation."""
+    """Say if a hint has a model, dataclass, named tuple, typed dict, enum, secret or annotation."""
     return _carries(hint, frozenset())
 
 
@@ -88,7 +88,7 @@ def _carries(hint: object, above: frozenset[int]) -> bool:
         kind = cast("type[object]", hint)
         return (
             is_model_class(kind)
-            or issubclass(kind, Enum)
+            or issubclass(kind, (Enum, *secret_classes()))
             or is_dataclass(kind)
             or _is_checkable(kind)
         )
