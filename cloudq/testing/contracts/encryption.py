@@ -83,7 +83,11 @@ class EncryptionContract:
 
             def open_shop(name: str = "shop", keys: Any = None, **settings: Any) -> CloudQ:
                 given = {"k1": K1} if keys is None else keys
-                values = {"default_retry_delay": 0.0, "encryption_keys": given, **settings}
+                values: dict[str, Any] = {
+                    "default_retry_delay": 0.0,
+                    "encryption_keys": given,
+                    **settings,
+                }
                 values["task_default_queue"] = queue
                 app = CloudQ(name, broker=broker, backend=backend, **values)
                 opened.enter_context(app)
