@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cloudq.testing.contracts.backend import BackendContract
     from cloudq.testing.contracts.blobs import BlobsContract
     from cloudq.testing.contracts.broker import BrokerContract
+    from cloudq.testing.contracts.encryption import EncryptionContract
     from cloudq.testing.contracts.keys import KeyServiceContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
@@ -36,6 +37,7 @@ __all__ = [
     "BackendContract",
     "BlobsContract",
     "BrokerContract",
+    "EncryptionContract",
     "Fault",
     "FaultPlan",
     "FaultProxy",
@@ -67,6 +69,7 @@ _CONTRACTS = {
     "BackendContract": "contracts.backend",
     "BlobsContract": "contracts.blobs",
     "BrokerContract": "contracts.broker",
+    "EncryptionContract": "contracts.encryption",
     "KeyServiceContract": "contracts.keys",
     "OrderingContract": "contracts.ordering",
     "OneTimeContract": "contracts.schedule",
