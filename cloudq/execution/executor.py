@@ -46,6 +46,7 @@ from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
 from cloudq.tasks.limits.unique import begin, pause
 from cloudq.tasks.request import Call, Context, Middleware, current_request, onion
+from cloudq.tasks.secrecy import hide_secrets
 from cloudq.tasks.task import Task
 
 log = Log("cloudq.execution")
@@ -116,7 +117,7 @@ class Executor:
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """Settle a job whose process was stopped from outside. Never raises."""
         try:
-            lifecycle.failed(self.tasks[job.message.task], lifecycle.bare(job.message), error)
+            lifecycle.lost(self.tasks[job.message.task], job.message, error)
             self._free(job)
             return self._outcomes.failed(job, error)
         except Died:
@@ -205,13 +206,12 @@ class Executor:
         )
 
     def _traced(self, job: Job) -> Settlement:
+        if self.runtime.hides(job.message.task):
+            hide_secrets(self.runtime, job.message)
         if (spans := self.tracing) is None:
             return self._run(job)
         with spans.running(job.message, job.delivery.attempts) as span:
-            settlement = self._run(job)
-            came_to = str(settlement.state or settlement.action)
-            spans.ended(span, came_to, settlement.error, settlement.reason)
-            return settlement
+            return spans.ended(span, self._run(job))
 
     def _run(self, job: Job) -> Settlement:
         task = self.tasks[job.message.task]
@@ -283,7 +283,7 @@ class Executor:
         context = Context(
             request=lifecycle.request_of(
                 job,
-                (task.name, args, kwargs),
+                (task, args, kwargs),
                 self._outcomes.limits_of(job),
                 hostname=self._hostname,
                 is_eager=self._is_eager,
@@ -304,7 +304,7 @@ class Executor:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
         if lifecycle.is_watched(task):
-            request = lifecycle.bare(job.message)
+            request = lifecycle.bare(job.message, task)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
         return settlement
