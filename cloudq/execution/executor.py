@@ -46,7 +46,7 @@ from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
 from cloudq.tasks.limits.unique import begin, pause
 from cloudq.tasks.request import Call, Context, Middleware, current_request, onion
-from cloudq.tasks.secrecy import hide_secrets
+from cloudq.tasks.secrecy import hide_secrets, hiding_values
 from cloudq.tasks.task import Task
 
 log = Log("cloudq.execution")
@@ -127,8 +127,9 @@ class Executor:
 
     def spoiled(self, job: Job, error: BaseException) -> Settlement:
         """Fail a job whose settlement cannot be made, or cannot be handed on. Never raises."""
-        lifecycle.unmade(job.message.id, error)
-        return self._outcomes.spoiled(job, error)
+        with hiding_values(self.runtime, job.message):
+            lifecycle.unmade(job.message.id, error)
+            return self._outcomes.spoiled(job, error)
 
     def continued(self, job: Job) -> Settlement:
         """Settle a job that was interrupted after it had saved its state."""
@@ -384,15 +385,13 @@ class Executor:
         if task.policy.throttle is None:
             return
         try:
-            args, kwargs = task.arguments.read(*arguments_of(job.message))
-            throttle, arguments = task.policy.throttle, task.arguments
-            self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
+            given, throttle = task.arguments.read(*arguments_of(job.message)), task.policy.throttle
+            self._gate.stopped(self.backend, throttle, job.message, task.arguments, *given)
         except Died:
             raise
         except BaseException as error:  # also what the user's key function raises
-            log.warning(
-                "task %s may keep its concurrency key for its lease: %s", job.message.id, error
-            )
+            with hiding_values(self.runtime, job.message):
+                log.warning("task %s may keep its key for its lease: %s", job.message.id, error)
 
     def _name(self, job: Job) -> str:
         """Return a name of one delivery; in a child the receipt is its number there."""

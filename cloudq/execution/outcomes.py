@@ -242,7 +242,7 @@ class Outcomes:
         if job.message.depth >= self._runtime.conf.max_depth:
             return self.failed(job, too_deep(self._runtime.conf.max_depth))
         plan = self._workflows.in_place_of(job.message, replaced.node)
-        ended = unrecorded(job.message, Action.ACK, reason=str(replaced)[:1000])
+        ended = unrecorded(job.message, Action.ACK, reason=said(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
 
     def _ended(

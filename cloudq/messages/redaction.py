@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from fnmatch import translate
 from typing import Any
 
+import orjson
+
 from cloudq.errors import DecodeError
 from cloudq.messages.hiding import fields_of, is_items, is_mapping
 from cloudq.messages.json_text import is_list, is_object
@@ -228,6 +230,15 @@ class Redaction:
             if nodes := getattr(message, name):
                 changed[name] = [self._node(node, 0) for node in nodes]
         return message.model_copy(update=changed)
+
+    def body(self, text: str) -> str:
+        """Return the text of a body that cannot be read, without the secrets that can be told."""
+        try:
+            fields: object = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+        shown = self._node(fields, 0) if is_object(fields) else fields
+        return text if shown == fields else orjson.dumps(shown).decode()
 
     def _node(self, node: Any, depth: int) -> Any:
         if not is_object(node) or depth > _DEEPEST:
