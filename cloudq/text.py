@@ -11,7 +11,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from enum import Enum
@@ -19,7 +20,8 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import unquote
 
-_HIDDEN = "***"
+HIDDEN = "***"
+"""Stands for a secret."""
 _CUT = "…"
 # Deeper than any message may be, and as deep as the standard library's encoder may recurse.
 _DEEPEST = 150
@@ -138,6 +140,16 @@ class AsIs:
     value: object
 
 
+HIDING: ContextVar[Callable[[str], str] | None] = ContextVar("hiding", default=None)
+"""What hides the secrets of the call that runs in this context; None for a call without any."""
+
+
+def hidden(text: str) -> str:
+    """Return a text without the secrets of the call that runs in this context."""
+    hide = HIDING.get()
+    return text if hide is None else hide(text)
+
+
 def masked(value: Any, *, most: int = 0, longest: int = 0) -> Any:
     """Return the value with `***` for each secret: in URLs, connection strings, by their names.
 
@@ -169,12 +181,13 @@ def masked_url(url: str) -> str:
         if len(before) > _LONGEST_URL or _compiled(_HARMLESS).fullmatch(before) is None:
             scheme = _compiled(r"[\w+.-]+://").match(text)
             start = scheme[0] if scheme and scheme.end() <= last.start() else ""
-            text = f"{start}{_HIDDEN}@{text[last.end() :]}"
+            text = f"{start}{HIDDEN}@{text[last.end() :]}"
     shown, sign, _ = text.partition("#")
-    return f"{shown}{sign}{_HIDDEN}" if sign else shown
+    return f"{shown}{sign}{HIDDEN}" if sign else shown
 
 
 def _masked_text(text: str) -> str:
+    text = hidden(text)
     if _SOME.search(text) is None:
         return text
     for needed, pattern in _SECRETS:
@@ -187,7 +200,7 @@ def _hide(found: re.Match[str]) -> str:
     # What was quoted stays quoted, so that JSON stays JSON.
     value = found[0][len(found[1]) :]
     quote = next((q for q in ("'", '"', '\\"') if value.startswith(q) and value.endswith(q)), "")
-    return f"{found[1]}{quote}{_HIDDEN}{quote}"
+    return f"{found[1]}{quote}{HIDDEN}{quote}"
 
 
 def _hide_quoted(found: re.Match[str]) -> str:
@@ -372,10 +385,10 @@ class _Plain:
         if isinstance(value, Mapping):
             # The names stay: ids of keys, names of hosts.
             names = cast("Mapping[Any, Any]", value)
-            return {self._key(name): _HIDDEN for name in names}
+            return {self._key(name): HIDDEN for name in names}
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-            return [_HIDDEN] * len(cast("Sequence[Any]", value))
-        return _HIDDEN
+            return [HIDDEN] * len(cast("Sequence[Any]", value))
+        return HIDDEN
 
     def _key(self, key: Any) -> str:
         if key is None or isinstance(key, bool):

@@ -241,7 +241,7 @@ class Admission:
                 verdict = self._paced(verdict)
             if isinstance(verdict, Job) and signals.task_received.connections:
                 task = self._tasks[verdict.message.task]
-                lifecycle.received(task, lifecycle.bare(verdict.message))
+                lifecycle.received(task, lifecycle.bare(verdict.message, task))
             return verdict
         except ServiceError as error:
             if error.code not in NEVER:
@@ -341,15 +341,15 @@ class Admission:
                 f"delivered {attempts} times and never finished: "
                 "its process died, it ran out of time, or it was put back each time"
             )
-            lifecycle.failed(self._tasks[message.task], lifecycle.bare(message), lost)
+            lifecycle.lost(self._tasks[message.task], message, lost)
             return self._outcomes.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
 
     def revoked(self, job: Job, reason: str) -> Settlement:
         """Settle a job that is not run, and send `task_revoked`."""
         if signals.task_revoked:
-            task, request = self._tasks[job.message.task], lifecycle.bare(job.message)
-            lifecycle.revoked(task, request, reason)
+            task = self._tasks[job.message.task]
+            lifecycle.revoked(task, lifecycle.bare(job.message, task), reason)
         return self._outcomes.revoked(job, reason)
 
     def _paced(self, job: Job) -> Job | Settlement:

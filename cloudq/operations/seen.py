@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
@@ -15,6 +15,7 @@ from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.encryption import header_of
 from cloudq.messages.envelope import ENCRYPTED
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Redaction
 from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
 
 # An exception's class and a colon begin the reason of a task that failed.
@@ -22,6 +23,10 @@ _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
 # Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
 _LOOKED_AT = 2000
+
+
+def _no_redaction() -> Redaction:
+    return Redaction((), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,17 @@ class Seen:
     calls: Sequence[TaskMessage] = ()
     problem: str | None = None
     named: str | None = None
+    redaction: Redaction = field(default_factory=_no_redaction, compare=False, repr=False)
+
+    @property
+    def shown(self) -> TaskMessage | None:
+        """The message without what is secret in it, as it is shown."""
+        return None if self.message is None else self.redaction.message(self.message)
+
+    @property
+    def shown_calls(self) -> list[TaskMessage]:
+        """The calls without what is secret in them, as they are shown."""
+        return [self.redaction.message(call) for call in self.calls]
 
     @property
     def id(self) -> str:
@@ -74,8 +90,8 @@ class Seen:
 
     @property
     def body(self) -> str:
-        """The body as text, for one that cannot be decoded."""
-        return _text(self.peeked.body)
+        """The body as text, for one that cannot be decoded, without what is secret in it."""
+        return self.redaction.body(_text(self.peeked.body))
 
     def goes_by(self, id: str) -> bool:
         """Tell whether `id` names this message, or a call in it."""
@@ -90,8 +106,8 @@ class Seen:
         """
         if not self.calls:
             start = _text(self.peeked.body[: _LOOKED_AT * 4])  # bytes of so many characters
-            return _short(masked(start, longest=_LOOKED_AT), longest)
-        first = self.calls[0]
+            return _short(masked(self.redaction.body(start), longest=_LOOKED_AT), longest)
+        first = self.redaction.message(self.calls[0])
         write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.
         kwargs = masked(first.kwargs, most=longest, longest=_LOOKED_AT)
@@ -102,12 +118,12 @@ class Seen:
         return shown
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain JSON: `message` as on the wire, or `body` if unreadable.
+        """Return it as plain JSON: `message` without its secrets, or `body` if unreadable.
 
         One with the calls of a bundle has them in `calls`.
         """
-        message = self.message.changed() if self.message else None
-        calls = [call.changed() for call in self.calls]
+        message = self.shown.changed() if self.shown else None
+        calls = [call.changed() for call in self.shown_calls]
         return {
             "id": self.id,
             "message_id": self.peeked.id,
@@ -126,17 +142,20 @@ class Seen:
 
 def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     """Decode a message of a queue, or keep the reason why that fails."""
+    rules = app.runtime.redaction
     try:
         found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
     except (DecodeError, ServiceError) as error:
         named = _named(peeked.body)
-        return Seen(queue=queue, peeked=peeked, problem=describe(error), named=named)
+        return Seen(
+            queue=queue, peeked=peeked, problem=describe(error), named=named, redaction=rules
+        )
     if not isinstance(found, Bundle):
-        return Seen(queue=queue, peeked=peeked, message=found, calls=[found])
+        return Seen(queue=queue, peeked=peeked, message=found, calls=[found], redaction=rules)
     calls = [call for call in found.calls if not isinstance(call, Unread)]
     unread = [call.reason for call in found.calls if isinstance(call, Unread)]
     problem = f"{len(unread)} calls cannot be read: {unread[0]}" if unread else None
-    return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem)
+    return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem, redaction=rules)
 
 
 def _named(body: bytes) -> str | None:

@@ -12,6 +12,7 @@ from typing import (
     Annotated,
     Any,
     TypeVar,
+    Unpack,
     cast,
     get_args,
     get_origin,
@@ -120,3 +121,25 @@ def of_result(hint: Any) -> Any:
 def is_typed_dict(kind: object) -> bool:
     """Say if a type is a typed dict, of `typing` or of `typing_extensions`."""
     return isinstance(kind, type) and hasattr(kind, "__required_keys__") and issubclass(kind, dict)
+
+
+def of_each(hint: Any) -> Any:
+    """Return the hint in `*args` or `**kwargs` if pydantic can check it, else `Parameter.empty`.
+
+    `Unpack` has a typed dict for all keywords, or a tuple for all positions; `P.args` and the like
+    are for type checkers.
+    """
+    if unpacked(hint):
+        (inside,) = get_args(hint) if get_origin(hint) is Unpack else (tuple[get_args(hint)],)
+        known = get_origin(inside) is tuple or is_typed_dict(inside)
+        return inside if known else inspect.Parameter.empty
+    return inspect.Parameter.empty if hasattr(hint, "__origin__") and _is_spec(hint) else hint
+
+
+def unpacked(hint: Any) -> bool:
+    """Say if a hint is of all values of `*args` or `**kwargs` together."""
+    return get_origin(hint) is Unpack or getattr(hint, "__unpacked__", False)
+
+
+def _is_spec(hint: Any) -> bool:
+    return type(hint).__name__ in ("ParamSpecArgs", "ParamSpecKwargs")
