@@ -148,7 +148,7 @@ def test_the_proxys_end_ends_its_connections(service: Service) -> None:
         (b"\x00\x00\x00\x08\x02\x00\x00\x00", (8, False)),  # keeps the connection
         (b"\x00\x00\x00\x0b\x02\x01\x00\x00\x00\x53\x12", (11, False)),  # of the login
         (b"\x00\x00\x00\x0b\x02\x00\x00\x00\x00\x53\x10", (11, False)),  # open
-        (b"\x00\x00\x00\x0b\x02\x00\x00\x00\x00\x53\x12", (11, True)),  # attach
+        (b"\x00\x00\x00\x0b\x02\x00\x00\x00\x00\x53\x12", (11, False)),  # attach
         (b"\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x14\xc0more", (12, True)),  # transfer
         (b"\x00\x00\x00\x0c\x02\x00\x00\x00\x00\x53\x14", None),
         (b"\x00\x00\x00\x01nonsense", (12, False)),
@@ -156,3 +156,26 @@ def test_the_proxys_end_ends_its_connections(service: Service) -> None:
 )
 def test_frames_of_amqp_are_told_apart(data: bytes, found: tuple[int, bool] | None) -> None:
     assert frame(data) == found
+
+
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "is_request"),
+    [
+        (b"\x40\x52\x01\x43\x70\x00\x00\x01\x00\x43\x52\x09\x52\x05\x40\x41", True),
+        (b"\x40\x52\x01\x43\x52\x02\x43\x43\x43\x43\x56\x01\x42", True),
+        (b"\x40\x52\x01\x43\x52\x02\x43\x43\x43\x43\x42\x41", False),
+        (b"\x40\x52\x41\x43\x52\x41", False),
+        (b"", False),
+    ],
+)
+def test_a_flow_is_a_request_where_it_asks_for_what_is_there(
+    fields: bytes, is_request: bool, short: bool
+) -> None:
+    count = 10
+    head = bytes([0xC0, len(fields) + 1, count])
+    if not short:
+        head = b"\xd0" + (len(fields) + 4).to_bytes(4, "big") + count.to_bytes(4, "big")
+    body = b"\x00\x53\x13" + head + fields
+    data = (len(body) + 8).to_bytes(4, "big") + b"\x02\x00\x00\x00" + body
+    assert frame(data + b"more") == (len(data), is_request)
