@@ -79,16 +79,19 @@ def held_back(headers: Mapping[str, str], body: bytes, choose: Callable[[int], i
     return None, told
 
 
-# Performatives of AMQP 1.0: attach, flow, transfer, disposition.
-_REQUESTS = frozenset({0x12, 0x13, 0x14, 0x15})
+# Performatives of AMQP 1.0, the places of two fields of a flow, and the constructors of lists.
+_FLOW, _TRANSFER, _DISPOSITION = 0x13, 0x14, 0x15
+_DRAIN = 8
+_SHORT, _LONG = 0xC0, 0xD0
 _HEADER = 8
 
 
 def frame(data: bytes) -> tuple[int, bool] | None:
     """Tell the length of the first frame of AMQP, and whether it asks for something.
 
-    A link that is opened does, credit, a message, a settlement; what opens or keeps a connection
-    does not. None if the frame is not whole yet.
+    A message does, a request for instance, and a settlement, and a flow that asks for the messages
+    that are there; what opens or keeps connections and links does not. None if the frame is not
+    whole yet.
     """
     if len(data) < _HEADER:
         return None
@@ -98,5 +101,24 @@ def frame(data: bytes) -> tuple[int, bool] | None:
     if size < _HEADER or len(data) < size:
         return None if size >= _HEADER else (len(data), False)
     body = data[4 * data[4] : size]
-    is_amqp = data[5] == 0 and body[:2] == b"\x00\x53"
-    return size, is_amqp and body[2] in _REQUESTS
+    if data[5] != 0 or body[:2] != b"\x00\x53":
+        return size, False
+    if body[2] == _FLOW:
+        return size, _field(body[3:], _DRAIN) in (b"\x41", b"\x56\x01")
+    return size, body[2] in (_TRANSFER, _DISPOSITION)
+
+
+def _field(encoded: bytes, place: int) -> bytes:
+    """One field of a list whose fields before it have fixed widths; empty if there is none."""
+    start = {_SHORT: 3, _LONG: 9}.get(encoded[0], len(encoded)) if encoded else 0
+    for _ in range(place):
+        if start >= len(encoded):
+            break
+        start += _width(encoded[start])
+    return encoded[start : start + _width(encoded[start])] if start < len(encoded) else b""
+
+
+def _width(constructor: int) -> int:
+    # 0x4_ has no bytes beside the constructor, 0x5_ one, 0x6_ two, and so on to 16.
+    kind = constructor >> 4
+    return 1 + (1 << (kind - 5) if kind > 4 else 0)

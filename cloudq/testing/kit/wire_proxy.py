@@ -93,17 +93,24 @@ class _Pair:
         self.client, self.service = client, service
         self.fate: Fault | None = None
         """What becomes of the next answer."""
+        self._ended = False
+        self._lock = threading.Lock()
 
     def end(self, *, reset: bool = False) -> None:
-        """End both connections, the client's by a reset if that is wanted."""
-        if reset:
-            with suppress(OSError):
+        """End both connections, the client's by a reset if that is wanted. Once: the first way."""
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if ended:
+            return
+        with suppress(OSError):
+            if reset:
                 self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        for each in (self.service, self.client):
-            if not reset or each is self.service:
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-            each.close()
+            # It wakes who reads, without whom the connection would stay open.
+            self.client.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
+        self.client.close()
+        with suppress(OSError):
+            self.service.shutdown(socket.SHUT_RDWR)
+        self.service.close()
 
     def answers(self) -> None:
         """Pass on what the service sends, until one of the two is gone or the fate is met."""
