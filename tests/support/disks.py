@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Disk:
 
 
 @contextmanager
-def small_disk(folder: Path, *, megabytes: int) -> Iterator[Disk]:
+def small_disk(folder: Path, *, megabytes: int) -> Generator[Disk]:
     """Mount a disk there for a while; skips the test where that is refused."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
