@@ -50,6 +50,12 @@ def tally(number: int, seconds: float) -> int:
 
 
 @app.task
+def weigh(name: str, text: str) -> int:
+    note(name)
+    return len(text)
+
+
+@app.task
 def nap(name: str, seconds: float) -> str:
     """Says when it starts and when it ends."""
     note(f"start {name}")
