@@ -105,8 +105,10 @@ class Seen:
         Of a bundle those of its first call, and of what cannot be read the body.
         """
         if not self.calls:
-            start = _text(self.peeked.body[: _LOOKED_AT * 4])  # bytes of so many characters
-            return _short(masked(self.redaction.body(start), longest=_LOOKED_AT), longest)
+            start = self.peeked.body[: _LOOKED_AT * 4]  # bytes of so many characters
+            # Secrets in an object are known by their names, so it is read whole.
+            text = self.body if start.lstrip()[:1] == b"{" else _text(start)
+            return _short(masked(text, longest=_LOOKED_AT), longest)
         first = self.redaction.message(self.calls[0])
         write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.

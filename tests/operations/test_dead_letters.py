@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Peeked
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Redaction
 from cloudq.operations import audit, dead_actions, dead_letters, queues
 from cloudq.operations.audit import Actor
 from cloudq.operations.dead_actions import Edit
@@ -283,3 +284,12 @@ def test_of_megabytes_only_what_is_shown_is_looked_at() -> None:
         assert "a b" not in shown
         assert "***" in shown
         assert peak < 500_000, "the whole text was copied"
+
+
+def test_a_secret_in_a_large_body_that_cannot_be_read_is_not_shown() -> None:
+    body = json.dumps({"v": 99, "task": "t", "kwargs": {"card": "4111"}, "more": "x" * 20_000})
+    unread = Peeked(id="p", body=body.encode(), attempts=1, handle="p")
+    redaction = Redaction(("card",), {})
+    seen = Seen(queue="q", peeked=unread, problem="unreadable", redaction=redaction)
+    assert "4111" not in seen.arguments()
+    assert "***" in seen.arguments(100)
