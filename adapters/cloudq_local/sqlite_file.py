@@ -20,7 +20,8 @@ from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_errors import error_code, errorcode, unopened
-from cloudq_local.sqlite_paths import LOG_ROOM, identity, made, make_room
+from cloudq_local.sqlite_log import ROOM, WriteAheadLog
+from cloudq_local.sqlite_paths import identity, made
 
 log = Log("cloudq.sqlite")
 
@@ -89,7 +90,7 @@ _PRAGMAS = (
     "journal_mode=WAL",
     "wal_autocheckpoint=1000",
     # A log that a large transaction, or a reader who stayed long, has made longer is cut again.
-    f"journal_size_limit={LOG_ROOM}",
+    f"journal_size_limit={ROOM}",
     "cache_size=-16000",
     "temp_store=MEMORY",
 )
@@ -129,6 +130,7 @@ class Database:
         self.keep_dead = keep_dead
         self._file = file
         self._path = os.fspath(file)
+        self._log = WriteAheadLog(self._path)
         self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self.lock = Lock()
@@ -246,8 +248,7 @@ class Database:
 
     def begin(self, *, synced: bool = True) -> Database:
         """Begin a write transaction, which `__exit__` ends. Needs the lock."""
-        self.check()
-        self._sync(synced)
+        self._ready(synced)
         try:
             self.patiently("BEGIN IMMEDIATE")
         except BaseException:
@@ -282,9 +283,14 @@ class Database:
     def write(self, sql: str, values: Sequence[Any] = (), *, synced: bool = True) -> list[Any]:
         """Run one statement as a write transaction, and return its rows."""
         with self.lock:
-            self.check()
-            self._sync(synced)
+            self._ready(synced)
             return self.patiently(sql, values).fetchall()
+
+    def _ready(self, synced: bool) -> None:
+        """Make ready for a write transaction. Needs the lock."""
+        self.check()
+        self._log.begin_anew(self._connection)
+        self._sync(synced)
 
     def _sync(self, wanted: bool) -> None:
         """Have the commits from now on synced, or not. Needs the lock, and no transaction."""
@@ -299,7 +305,7 @@ class Database:
             if self._syncs == _WORTH_ROOM:
                 self.patiently("BEGIN IMMEDIATE")  # nobody else appends to the log meanwhile
                 try:
-                    make_room(f"{self._path}-wal")
+                    self._log.make_room()
                 finally:
                     self.execute("COMMIT")
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from cloudq.driver import Address, Item, Key
 from cloudq.testing import outgoing
-from cloudq_local import sqlite_tidy
+from cloudq_local import sqlite_log, sqlite_tidy
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.sqlite_backend import SQLiteBackend
 from cloudq_local.sqlite_broker import SQLiteBroker
-from cloudq_local.sqlite_paths import LOG_ROOM
+from cloudq_local.sqlite_log import ROOM, WriteAheadLog
 from cloudq_local.sqlite_tidy import GIVEN_BACK, KEPT
+from tests.worker.harness import until
 
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
 QUEUE = "queue"
 PAGE = 4096
 # The last transaction may end beyond the limit; it is cut to what it wrote.
-LIMIT = LOG_ROOM + 100 * PAGE
+LIMIT = ROOM + 100 * PAGE
 
 
 class Clock:
@@ -70,7 +75,7 @@ def tidies_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pages(address: Address) -> int:
-    """How many pages the database has, whether or not they are in the file itself yet."""
+    """The number of pages of the database, whether or not they are in the file itself yet."""
     with closing(sqlite3.connect(address.path)) as database:
         return int(database.execute("PRAGMA page_count").fetchone()[0])
 
@@ -105,7 +110,7 @@ def test_the_log_is_cut_after_a_reader_has_left(address: Address, broker: SQLite
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM messages").fetchone() == (2000,)
         send(broker, 20_000, size=500)
-        assert log_of(address) > 2 * LOG_ROOM
+        assert log_of(address) > 2 * ROOM
         reader.execute("COMMIT")
     send(broker, 8000, size=500)
     assert log_of(address) <= LIMIT
@@ -114,9 +119,48 @@ def test_the_log_is_cut_after_a_reader_has_left(address: Address, broker: SQLite
 def test_the_log_is_cut_after_a_large_transaction(address: Address, broker: SQLiteBroker) -> None:
     send(broker, 40_000, size=1000)
     broker.purge(QUEUE)
-    assert log_of(address) > 2 * LOG_ROOM
+    assert log_of(address) > 2 * ROOM
     send(broker, 8000, size=500)
     assert log_of(address) <= LIMIT
+
+
+def read_without_a_gap(address: Address, ends: Event) -> None:
+    """Read as many do at once: before one has ended the next has begun."""
+    with ExitStack() as stack:
+        connect = partial(sqlite3.connect, address.path, isolation_level=None, timeout=60)
+        first, second = (stack.enter_context(closing(connect())) for _ in range(2))
+        first.execute("BEGIN")
+        while not ends.is_set():
+            first.execute("SELECT count(*) FROM queues").fetchone()
+            second.execute("BEGIN")
+            second.execute("SELECT count(*) FROM queues").fetchone()
+            time.sleep(0.001)
+            first.execute("COMMIT")
+            first, second = second, first
+
+
+def test_the_log_is_cut_while_many_read_and_write(
+    address: Address, broker: SQLiteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(broker._database, "_log", WriteAheadLog(address.path))  # pyright: ignore[reportPrivateUsage]
+    send(broker, 250)
+    ends = Event()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_without_a_gap, address, ends)
+        try:
+            for _ in range(3):
+                until(lambda: grown(broker, address), what="the log becomes long")
+                until(lambda: not grown(broker, address), what="the log is cut")
+        finally:
+            ends.set()
+        reading.result()
+
+
+def grown(broker: SQLiteBroker, address: Address) -> bool:
+    """Write some more, and tell whether the log is longer than SQLite's own limit by half."""
+    send(broker, 250, size=1000)
+    return log_of(address) > 1.5 * ROOM
 
 
 # ---- what has expired
@@ -205,22 +249,24 @@ def test_after_a_burst_its_space_is_used_again_and_given_back(
     count, size = (500_000, 300) if FULL else (2500, 1500)
     peaks: list[int] = []
     for _ in range(2):
-        for _ in range(0, count, 250):
+        expires = clock.now + 1000
+        for first in range(0, count, 250):
             broker.send(QUEUE, [outgoing(body=b"x" * size) for _ in range(250)])
-            fields = {"value": "x" * size}
-            new = [outgoing().id for _ in range(250)]
-            expires = clock.now + 1000
-            store.put([Item(key=Key(f"task#{id}"), fields=fields, expires=expires) for id in new])
+            # As the ids of tasks, these are in the order of their times.
+            keys = [Key(f"task#{clock.now:.0f}-{first + n:08}") for n in range(250)]
+            store.put([Item(key=key, fields={"v": "x" * size}, expires=expires) for key in keys])
         peaks.append(pages(address))
         while take(broker):
             pass
         clock.now += 2000
-        while rows(address, "items") > 1:
+        while store.database.read("SELECT 1 FROM items WHERE expires <= ? LIMIT 1", [clock.now]):
             store.put([Item(key=Key("worker"), fields={})])
     assert rows(address, "messages") == 0
     assert peaks[1] <= 1.05 * peaks[0], "the second burst takes the space of the first"
     for _ in range(2 + peaks[0] // GIVEN_BACK):
         store.put([Item(key=Key("worker"), fields={})])
+    with store.database.lock:
+        store.database.patiently("PRAGMA wal_checkpoint")
     left = pages(address)
     print(
         f"{2 * count:,} rows: {peaks[0]:,} pages, a second time {peaks[1]:,}, emptied {left:,}; "
