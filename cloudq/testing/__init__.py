@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloudq.testing.contracts.blobs import BlobsContract
     from cloudq.testing.contracts.broker import BrokerContract
     from cloudq.testing.contracts.encryption import EncryptionContract
-    from cloudq.testing.contracts.keys import KeyServiceContract
+    from cloudq.testing.contracts.keys import KeyServiceContract, KeyUseContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
     from cloudq.testing.contracts.schedule import OneTimeContract, OneTimeDriver, ScheduleContract
@@ -43,6 +43,7 @@ __all__ = [
     "FaultProxy",
     "GrpcFaultProxy",
     "KeyServiceContract",
+    "KeyUseContract",
     "UpdateContract",
     "OrderingContract",
     "OneTimeContract",
@@ -71,6 +72,7 @@ _CONTRACTS = {
     "BrokerContract": "contracts.broker",
     "EncryptionContract": "contracts.encryption",
     "KeyServiceContract": "contracts.keys",
+    "KeyUseContract": "contracts.keys",
     "OrderingContract": "contracts.ordering",
     "OneTimeContract": "contracts.schedule",
     "OneTimeDriver": "contracts.schedule",
