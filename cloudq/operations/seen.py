@@ -113,7 +113,7 @@ class Seen:
         return shown
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain JSON: `message` as on the wire but for secrets, or `body` if unreadable.
+        """Return it as plain JSON: `message` as sent, without secrets, or its `body`.
 
         One with the calls of a bundle has them in `calls`.
         """
