@@ -64,13 +64,18 @@ class Secrecy:
         return name in self._names or (self._named is not None and bool(self._named(name)))
 
     def shown(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, part: bool = False
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        part: bool = False,
+        first: int = 0,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return arguments, plain or as on the wire, with `***` for what is secret in them.
 
-        Those that are a `part` may have others before them.
+        `args` begin at the place `first`. Those that are a `part` may have more before them.
         """
-        hidden = [self._hides_place(place, part) for place in range(len(args))]
+        hidden = [self._hides_place(first + place, part) for place in range(len(args))]
         pairs = zip(args, hidden, strict=True)
         shown = [HIDDEN if is_secret else self._inside(value) for value, is_secret in pairs]
         return shown, {
@@ -78,10 +83,12 @@ class Secrecy:
             for name, value in kwargs.items()
         }
 
-    def secrets(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    def secrets(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, first: int = 0
+    ) -> Iterator[Any]:
         """Yield the secret values in arguments, and those of defaults."""
         yield from self._defaults
-        for place, value in enumerate(args):
+        for place, value in enumerate(args, first):
             yield from self._found(value, self._hides_place(place, False))
         for name, value in kwargs.items():
             yield from self._found(value, self._hides_key(name))
@@ -160,13 +167,20 @@ class _OfItems(Secrecy):
         self._redaction, self._is_star = redaction, star
 
     def shown(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, part: bool = False
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        part: bool = False,
+        first: int = 0,
     ) -> tuple[list[Any], dict[str, Any]]:
         secrecy, task, items = self._call(args, kwargs)
         shown = [secrecy.shown(self._args(item), {})[0] for item in items]
         return [task, shown if self._is_star else [each[0] for each in shown]], {}
 
-    def secrets(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    def secrets(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, first: int = 0
+    ) -> Iterator[Any]:
         secrecy, _, items = self._call(args, kwargs)
         for item in items:
             yield from secrecy.secrets(self._args(item), {})
@@ -222,9 +236,19 @@ class Redaction:
         """Yield the secret values in the arguments of a call."""
         return (self.of(task) or PLAIN).secrets(args, kwargs)
 
+    def arguments(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments in a message with `***` for what is secret in them."""
+        secrecy = self.of(message.task) or PLAIN
+        return secrecy.shown(message.args, message.kwargs, first=_first(message))
+
+    def secrets_in(self, message: TaskMessage) -> Iterator[Any]:
+        """Yield the secret values in a message, as they are on the wire."""
+        secrecy = self.of(message.task) or PLAIN
+        return secrecy.secrets(message.args, message.kwargs, first=_first(message))
+
     def message(self, message: TaskMessage) -> TaskMessage:
         """Return a message with `***` for what is secret in it, and in the calls that follow."""
-        args, kwargs = self.shown(message.task, message.args, message.kwargs)
+        args, kwargs = self.arguments(message)
         changed: dict[str, Any] = {"args": args, "kwargs": kwargs}
         for name in ("chain", "link", "link_error"):
             if nodes := getattr(message, name):
@@ -255,6 +279,11 @@ class Redaction:
             shown = self.shown(task, *given, part=not node.get("immutable"))
             made |= {k: v for k, v in zip(("args", "kwargs"), shown, strict=True) if k in node}
         return made
+
+
+def _first(message: TaskMessage) -> int:
+    """Return the place of the first argument: that of a chord's body follows the values."""
+    return int(message.gather is not None)
 
 
 def plain(values: Iterable[Any]) -> Iterator[Any]:

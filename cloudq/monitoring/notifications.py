@@ -35,7 +35,7 @@ class Failure:
 
     task: str
     id: str
-    error: BaseException
+    error: BaseException = field(repr=False)
     queue: str
     hostname: str
     retries: int

@@ -162,7 +162,7 @@ class History:
         if not message.args and not message.kwargs:
             return None
         try:
-            shown = self._redaction.shown(message.task, message.args, message.kwargs)
+            shown = self._redaction.arguments(message)
             text = json_bytes(list(shown)).decode()
         except EncodeError:  # an integer, say, that JSON in Python has and orjson has not
             return None

@@ -170,7 +170,7 @@ class CallSecrets:
         is_read = request is not None and request.id == self._message.id
         if self._hiding is None or is_read > self._is_read:
             message, task = self._message, self._message.task
-            values = [*plain(self._redaction.secrets(task, message.args, message.kwargs))]
+            values = [*plain(self._redaction.secrets_in(message))]
             if request is not None and is_read:
                 values += self._redaction.secrets(task, request.args, request.kwargs)
             self._hiding, self._is_read = Hiding(values), is_read

@@ -214,8 +214,7 @@ class WorkerCommands:
         }
 
     def _request(self, message: TaskMessage) -> dict[str, Any]:
-        rules = self.app.runtime.redaction
-        args, kwargs = rules.shown(message.task, message.args, message.kwargs)
+        args, kwargs = self.app.runtime.redaction.arguments(message)
         return {
             "id": message.id,
             "name": message.task,
