@@ -236,7 +236,7 @@ class Stored:
     """Reads what lies in a result store, as callers, operators, workers and beats do."""
 
     name = "stored"
-    share = 0.03
+    share = 0.04
     at_once = 1
     wrapped = True
 

@@ -34,7 +34,7 @@ SLOW = 1.0
 """Seconds of the thread's own time that no body may take."""
 PEAK = 80 << 20
 """Bytes that the reading of one body may take at a time, of Python's own."""
-_TRACED = 100  # of so many bodies one is traced
+_TRACED = 200  # of so many bodies one is traced
 _MEASURED = 4_000  # of so many bodies the memory of one is measured, of bombs more
 _BOMBS_MEASURED = 40
 _MOST_KEPT = 3_000  # recipes of one target

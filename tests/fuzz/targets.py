@@ -148,7 +148,7 @@ class Shown:
     """Shows bodies, as `cloudq queues peek`, `cloudq dead` and the dashboard do."""
 
     name = "shown"
-    share = 0.01
+    share = 0.004
     at_once = 1
     wrapped = False
 
@@ -221,7 +221,7 @@ class Values:
     """Reads values of results: tags, claims to payloads, and files, of hostile content too."""
 
     name = "values"
-    share = 0.36
+    share = 0.4
     at_once = 1
     wrapped = False
 
@@ -272,7 +272,7 @@ class SealedPayloads:
     """Reads payloads that are sealed in parts, and claims to what strangers have stored."""
 
     name = "payloads"
-    share = 0.05
+    share = 0.03
     at_once = 1
     wrapped = False
 
@@ -320,7 +320,7 @@ class SealedPayloads:
 def codec_targets() -> list[Target]:
     """Make the targets that need no worker."""
     return [
-        Messages("messages", 0.28, seeds.messages()),
+        Messages("messages", 0.24, seeds.messages()),
         Messages("bundles", 0.1, seeds.bundled()),
         Messages("celery", 0.13, seeds.celery()),
         Shown(),
