@@ -103,10 +103,13 @@ class Recipe:
         )
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+
 def text_of(tree: Any) -> bytes:
     """Write JSON, with what only Python's writer has: NaN, halves of surrogates, huge numbers."""
     try:
-        return json.dumps(tree, separators=(",", ":")).encode()
+        return _ENCODER.encode(tree).encode()
     except (ValueError, RecursionError):
         return b"[" * 5000
 
