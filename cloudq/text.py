@@ -230,10 +230,16 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def iso_time(moment: float | None) -> str | None:
-    """Write a moment in epoch seconds as JSON has it everywhere: ISO 8601, in UTC."""
+    """Write a moment in epoch seconds as JSON has it everywhere: ISO 8601, in UTC.
+
+    None for one that no calendar has.
+    """
     if moment is None:
         return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # of the store: no calendar has it
+        return None
 
 
 def text_of(value: object) -> str:

@@ -22,7 +22,7 @@ from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, t
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
 # Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
-_LOOKED_AT = 2000
+_LOOKED_AT = 1000
 
 
 def _no_redaction() -> Redaction:

@@ -186,6 +186,10 @@ def test_a_body_may_not_open_by_other_algorithms() -> None:
         (sealed(type="yaml", body="!!python/object/apply:os.getcwd []"), "malformed yaml"),
         (sealed(type="yaml", body="[" * 5000), "malformed yaml"),
         (sealed(type="yaml", body="!!binary aGk="), "JSON cannot say"),
+        *[
+            (sealed(type="yaml", body=f"a: {value}"), "malformed yaml: ")
+            for value in ("!!timestamp x", "!!bool 1", "!!int ''", "!!float x", "!!int [1]")
+        ],
         (sealed(type="yaml", body="a: &a [1]\nb: *a"), "aliases"),
         (sealed(type="yaml", body="{v: 1, id: a, task: t}"), "yaml around json"),
         (sealed(type="yaml", body="x"), "not an object"),
