@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cloudq.driver.log import Log
 from cloudq.errors import ServiceError
 from cloudq.execution.idempotency import ClaimInDoubt
@@ -62,12 +64,16 @@ def already_buried(job: Job, record: Record, reason: str) -> Settlement | None:
 
 
 def already_done(message: TaskMessage, record: Record) -> Settlement:
-    """Settle a message whose task has ended, or been retried, with what its end may still lack."""
+    """Settle a message whose task has ended, or been retried, with what its end may still lack.
+
+    The payloads of one that was retried are those of its next try.
+    """
     ended = record.terminal
-    return unrecorded(
+    done = unrecorded(
         message,
         Action.ACK,
         reason="already done",
         member_result=member_result_of(message, record) if ended else None,
         failed_steps=failed_steps_of(message, record) if ended else None,
     )
+    return done if ended else replace(done, frees=())
