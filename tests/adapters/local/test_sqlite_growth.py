@@ -117,7 +117,7 @@ def test_the_log_is_cut_after_a_reader_has_left(address: Address, broker: SQLite
 
 
 def test_the_log_is_cut_after_a_large_transaction(address: Address, broker: SQLiteBroker) -> None:
-    send(broker, 40_000, size=1000)
+    send(broker, 12_000, size=1000)
     broker.purge(QUEUE)
     assert log_of(address) > 2 * ROOM
     send(broker, 8000, size=500)
