@@ -273,7 +273,11 @@ def test_a_signer_may_name_its_app_by_no_text(app: object) -> None:
         read(signer(), body)
 
 
-@pytest.mark.parametrize(("until", "counts"), [(10**400, True), (-(10**400), False), (1e308, True)])
+@pytest.mark.parametrize(
+    ("until", "counts"),
+    [(10**400, True), (-(10**400), False), (1e308, True)],
+    ids=["late", "early", "a float"],
+)
 def test_a_signer_may_name_any_time(until: float, *, counts: bool) -> None:
     body = {"v": 1, "id": "a", "task": "t"}
     rest = sealed(app="shop", queue="orders", until=until, body=body)[len(b'{"v":2,') :]
