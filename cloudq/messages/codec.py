@@ -352,7 +352,7 @@ class Codec:
             raise DecodeError(f"bad {what}: it is for queue {place!r}, not for {queue!r}")
         if until is None:
             return
-        if not isinstance(until, int | float) or not self.clock() <= until + _CLOCKS:
+        if not isinstance(until, int | float) or not self.clock() - _CLOCKS <= until:
             raise DecodeError(f"bad {what}: it has expired")
 
     def _check_type(self, serializer: object, *, signed: bool) -> None:

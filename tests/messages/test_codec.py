@@ -273,6 +273,21 @@ def test_a_signer_may_name_its_app_by_no_text(app: object) -> None:
         read(signer(), body)
 
 
+@pytest.mark.parametrize(
+    ("until", "counts"),
+    [(10**400, True), (-(10**400), False), (1e308, True)],
+    ids=["late", "early", "a float"],
+)
+def test_a_signer_may_name_any_time(until: float, *, counts: bool) -> None:
+    body = {"v": 1, "id": "a", "task": "t"}
+    rest = sealed(app="shop", queue="orders", until=until, body=body)[len(b'{"v":2,') :]
+    if counts:
+        assert read(signer(), signer().keyring.signed(rest)).id == "a"
+    else:
+        with pytest.raises(DecodeError, match="it has expired"):
+            read(signer(), signer().keyring.signed(rest))
+
+
 def test_a_signature_expires() -> None:
     now = 1_763_700_000.0
     codec = signer(signature_expires=100.0, clock=lambda: now)
