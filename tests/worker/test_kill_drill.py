@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -61,7 +62,8 @@ class Herd:
         server = worker.fork_server()
         if what == "child" and children:
             self._mourn([victim := self._dice.choice(children)])
-            victim.kill()
+            with suppress(psutil.NoSuchProcess):  # it had one call, and has left
+                victim.kill()
         elif what == "server" and server is not None:
             self._mourn(children)
             server.kill()
