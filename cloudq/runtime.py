@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from functools import cache, partial
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver, StoreLimits
@@ -18,6 +18,7 @@ from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
+from cloudq.messages.redaction import Redaction
 from cloudq.results.backend import Backend
 from cloudq.results.ends_log import EndsLog
 from cloudq.results.events import KEPT, History
@@ -65,12 +66,14 @@ class Runtime:
         self.name = name
         self.conf = conf
         self.services = Services()
+        self.tasks: Mapping[str, Any] = {}
         self.lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._scheduler: OneTimeSchedules | None = None
         self._payloads: Payloads | None = None
         self._encryption: Encryption | None = None
+        self._redaction: Redaction | None = None
         renew_after_fork(self, Runtime._in_child)
 
     def _in_child(self) -> None:
@@ -90,6 +93,22 @@ class Runtime:
     def codec(self) -> Codec:
         """The codec that reads and writes this app's messages, as its settings say."""
         return Codec.of(self.conf, self.name, clock=self.clock, encryption=self.encryption)
+
+    @property
+    def redaction(self) -> Redaction:
+        """The rules for what is shown of calls: by the setting `redact`, and the app's tasks."""
+        made, patterns = self._redaction, self.conf.redact
+        if made is None or made.patterns is not patterns:
+            made = self._redaction = Redaction(patterns, self.tasks)
+        return made
+
+    def hides(self, task: str) -> bool:
+        """Tell whether something of a task's calls has a name by which it is secret."""
+        redaction = self.redaction
+        try:
+            return redaction.known[task] is not None
+        except KeyError:
+            return redaction.of(task) is not None
 
     @property
     def encryption(self) -> Encryption | None:
@@ -275,6 +294,7 @@ class Runtime:
             arguments=conf.task_events_args,
             max_body=conf.max_body,
             clock=self.clock,
+            redaction=self.redaction,
             ends=EndsLog(self.clock, conf.task_events_expires) if logs_ends else None,
         )
 

@@ -11,7 +11,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from enum import Enum
@@ -19,7 +20,8 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import unquote
 
-_HIDDEN = "***"
+HIDDEN = "***"
+"""Stands for a secret."""
 _CUT = "…"
 # Deeper than any message may be, and as deep as the standard library's encoder may recurse.
 _DEEPEST = 150
@@ -138,12 +140,32 @@ class AsIs:
     value: object
 
 
-def masked(value: Any) -> Any:
+HIDING: ContextVar[Callable[[str], str] | None] = ContextVar("hiding", default=None)
+"""What hides the secrets of the call that runs in this context; None for a call without any."""
+
+
+def hidden(text: str) -> str:
+    """Return a text without the secrets of the call that runs in this context."""
+    hide = HIDING.get()
+    return text if hide is None else hide(text)
+
+
+def masked(value: Any, *, most: int = 0, longest: int = 0) -> Any:
     """Return the value with `***` for each secret: in URLs, connection strings, by their names.
 
-    Mappings and sequences come back as dicts and lists, masked at every depth.
+    Mappings and sequences come back as dicts and lists, masked at every depth. `most` and
+    `longest` are as those of `json_text`.
     """
-    return _masked_text(value) if isinstance(value, str) else _Plain(mask=True).of(value)
+    if isinstance(value, str):
+        return _masked_text(_cut(value, longest))
+    return _Plain(mask=True, most=most, longest=longest).of(value)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Cut a long text; a quoted secret that does not end here ends with the rest."""
+    if not longest or len(text) <= longest:
+        return text
+    return text[:longest].rstrip("\\") + f"'\"{_CUT}"
 
 
 def masked_url(url: str) -> str:
@@ -159,12 +181,13 @@ def masked_url(url: str) -> str:
         if len(before) > _LONGEST_URL or _compiled(_HARMLESS).fullmatch(before) is None:
             scheme = _compiled(r"[\w+.-]+://").match(text)
             start = scheme[0] if scheme and scheme.end() <= last.start() else ""
-            text = f"{start}{_HIDDEN}@{text[last.end() :]}"
+            text = f"{start}{HIDDEN}@{text[last.end() :]}"
     shown, sign, _ = text.partition("#")
-    return f"{shown}{sign}{_HIDDEN}" if sign else shown
+    return f"{shown}{sign}{HIDDEN}" if sign else shown
 
 
 def _masked_text(text: str) -> str:
+    text = hidden(text)
     if _SOME.search(text) is None:
         return text
     for needed, pattern in _SECRETS:
@@ -177,7 +200,7 @@ def _hide(found: re.Match[str]) -> str:
     # What was quoted stays quoted, so that JSON stays JSON.
     value = found[0][len(found[1]) :]
     quote = next((q for q in ("'", '"', '\\"') if value.startswith(q) and value.endswith(q)), "")
-    return f"{found[1]}{quote}{_HIDDEN}{quote}"
+    return f"{found[1]}{quote}{HIDDEN}{quote}"
 
 
 def _hide_quoted(found: re.Match[str]) -> str:
@@ -207,10 +230,16 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def iso_time(moment: float | None) -> str | None:
-    """Write a moment in epoch seconds as JSON has it everywhere: ISO 8601, in UTC."""
+    """Write a moment in epoch seconds as JSON has it everywhere: ISO 8601, in UTC.
+
+    None for one that no calendar has.
+    """
     if moment is None:
         return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # of the store: no calendar has it
+        return None
 
 
 def text_of(value: object) -> str:
@@ -235,13 +264,16 @@ def describe(error: BaseException) -> str:
 # ---- JSON
 
 
-def json_text(value: object, *, indent: bool = False, mask: bool = True, most: int = 0) -> str:
+def json_text(
+    value: object, *, indent: bool = False, mask: bool = True, most: int = 0, longest: int = 0
+) -> str:
     """Return any value as JSON, without control characters; it never raises.
 
     What JSON lacks becomes text: NaN, bytes, objects, keys of other types, surrogates. With
-    `most`, what follows after so many values is left out.
+    `most`, what follows after so many values is left out, and with `longest` what follows in a
+    text after so many characters: to mask a megabyte takes a second.
     """
-    tree = _Plain(mask=mask, most=most).of(value)
+    tree = _Plain(mask=mask, most=most, longest=longest).of(value)
     separators = None if indent else (",", ":")
     text = json.dumps(tree, indent=2 if indent else None, separators=separators, ensure_ascii=False)
     return safe_json(text)
@@ -264,8 +296,9 @@ def _like_url(text: str) -> bool:
 class _Plain:
     """Turns a value into dicts, lists and scalars that every JSON encoder takes."""
 
-    def __init__(self, *, mask: bool, most: int = 0) -> None:
+    def __init__(self, *, mask: bool, most: int = 0, longest: int = 0) -> None:
         self._mask = mask
+        self._longest = longest
         self._left = most or -1
         self._path: set[int] = set()
 
@@ -312,6 +345,7 @@ class _Plain:
             self._path.discard(place)
 
     def _text(self, text: str) -> str:
+        text = _cut(text, self._longest)
         if self._mask:
             text = _masked_text(text)
         return text if text.isascii() else _SURROGATES.sub(_escape, text)
@@ -357,10 +391,10 @@ class _Plain:
         if isinstance(value, Mapping):
             # The names stay: ids of keys, names of hosts.
             names = cast("Mapping[Any, Any]", value)
-            return {self._key(name): _HIDDEN for name in names}
+            return {self._key(name): HIDDEN for name in names}
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-            return [_HIDDEN] * len(cast("Sequence[Any]", value))
-        return _HIDDEN
+            return [HIDDEN] * len(cast("Sequence[Any]", value))
+        return HIDDEN
 
     def _key(self, key: Any) -> str:
         if key is None or isinstance(key, bool):

@@ -125,6 +125,8 @@ def to_call(app: CloudQ, event: Event, context: Context | None) -> DirectCall:
         fields, firing = event, _slot(event.get("schedule"))
     else:
         raise ConfigurationError(f"an event with {sorted(event)}: {_SHAPES}")
+    if firing is not None:  # JSON may hold half of a surrogate pair, which no store takes
+        firing = firing.encode(errors="backslashreplace").decode()
     # Lambda gives the retries of an asynchronous invocation the same request id.
     id = firing_id(firing) if firing else request
     defaults = {"v": 1, "id": id, "sent_at": round(time.time(), 3)}

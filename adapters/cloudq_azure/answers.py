@@ -26,6 +26,7 @@ _ATOM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:\w+:)?(?:feed|
 # Statuses that say how things are, and not only that a request has failed; 202 has many parts.
 _OF_TABLES = frozenset({200, 202, 404, 409, 412})
 _OF_QUEUES = frozenset({200, 201})
+_OF_VAULTS = frozenset({200, 400, 404})
 _OF_BLOBS = frozenset({200, 201, 202, 206, 404, 409, 412, 416})
 
 
@@ -45,6 +46,16 @@ def of_tables(answer: Response) -> bool:
 def of_blobs(answer: Response) -> bool:
     """Tell whether an answer can be that of Blob storage, whose content is anybody's."""
     return answer.status_code not in _OF_BLOBS or "x-ms-request-id" in answer.headers
+
+
+def of_vault(answer: Response) -> bool:
+    """Tell whether an answer can be that of Key Vault."""
+    if answer.status_code not in _OF_VAULTS:
+        return True
+    read = _read(answer.content) or {}
+    if answer.status_code == 200:
+        return isinstance(read.get("kid"), str) and isinstance(read.get("value"), str)
+    return isinstance(read.get("error"), dict)
 
 
 def of_queues(answer: Response) -> bool:

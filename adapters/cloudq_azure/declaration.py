@@ -1,4 +1,4 @@
-"""Declares Service Bus, Table and Blob storage to cloudq, without loading Azure's packages."""
+"""Declares Azure's services to cloudq, without loading Azure's packages."""
 
 from __future__ import annotations
 
@@ -30,5 +30,6 @@ BLOB_STORAGE = Adapter(
     loggers=_LOGGERS,
     tariff="cloudq_azure.prices:BLOB_STORAGE",
 )
+KEY_VAULT = Adapter(extra="azure", example="azkeyvault://VAULT/KEY", loggers=_LOGGERS)
 # Names under which people look for a scheduler there.
 FUNCTIONS = Adapter(extra="azure", no_scheduler=_NO_SCHEDULER, loggers=_LOGGERS)

@@ -224,7 +224,7 @@ def _delivery(message: ServiceBusMessage, queue: str, lease: float) -> Delivery:
     count = message.delivery_count
     return Delivery(
         queue=queue,
-        id=message.message_id,
+        id=str(message.message_id or message.sequence_number),  # a stranger's has none
         body=message.get_body(),
         receipt=message.lock_token,
         attempts=max(1, int(count or 1)),  # the host counts from 1, AMQP from 0

@@ -13,9 +13,10 @@ from azure.identity import DefaultAzureCredential
 # What Microsoft Entra ID refuses has a number; the rest of the SDK's text is a page long.
 _REFUSAL = re.compile(r"AADSTS\d+: [^\r\n]*?\.(?=\s|$)")
 _NOBODY = (
-    "run `az login`, set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, give the machine"
-    " or function a managed identity, or set {variable} to a connection string"
+    "run `az login`, set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET,{or_} give the"
+    " machine or function a managed identity"
 )
+_INSTEAD = ", or set {variable} to a connection string"
 
 # The SDK logs that page before it raises. A program without logging of its own would see it on its
 # standard error, beside the one clear line that it gets from us.
@@ -23,9 +24,9 @@ logging.getLogger("azure").addHandler(logging.NullHandler())
 
 
 class Identity(DefaultAzureCredential):
-    """Azure's own chain of identities; `variable` names the keys that can replace them."""
+    """Azure's own chain of identities; `variable` names the keys that can replace them, if any."""
 
-    def __init__(self, variable: str) -> None:
+    def __init__(self, variable: str | None = None) -> None:
         super().__init__()
         self._variable = variable
 
@@ -45,5 +46,9 @@ class Identity(DefaultAzureCredential):
 
     def _shortened(self, error: ClientAuthenticationError) -> ClientAuthenticationError:
         refused = _REFUSAL.search(str(error))
-        said = refused.group() if refused else _NOBODY.format(variable=self._variable)
-        return ClientAuthenticationError(message=said)
+        return ClientAuthenticationError(message=refused.group() if refused else self._nobody())
+
+    def _nobody(self) -> str:
+        if self._variable is None:
+            return _NOBODY.format(or_=" or")
+        return _NOBODY.format(or_="") + _INSTEAD.format(variable=self._variable)

@@ -188,7 +188,7 @@ def settle(
     reason: str | None = None,
     description: str | None = None,
 ) -> dict[int, Exception]:
-    """Settle locks of the receiver's queue or session; return the errors of lost ones.
+    """Settle locks of the receiver's queue or session; return the errors of the others.
 
     A request whose answer was lost is made once more.
     """
@@ -208,13 +208,14 @@ def settle(
     # What a request did before it failed, or before its answer was lost, looks lost to the next.
     held = [locks.good(token) for token in tokens]
     failed = _each(request, tokens)
-    locks.drop(tokens)
+    left = {at: error for at, error in failed.items() if not isinstance(error, LOST)}
+    locks.drop(token for at, token in enumerate(tokens) if at not in left)
     single = len(tokens) == 1
-    return {at: error for at, error in failed.items() if single or not held[at]}
+    return left | {at: failed[at] for at in failed.keys() - left if single or not held[at]}
 
 
 def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exception]:
-    """Renew the locks from now; return the errors of lost ones."""
+    """Renew the locks from now; return the errors of the others."""
 
     def request(part: Sequence[str]) -> None:
         receiver._do_retryable_operation(partial(opened, receiver, ATTEMPT))
@@ -242,6 +243,12 @@ def _each(request: Callable[[Sequence[str]], None], tokens: Sequence[str]) -> di
             request([token])
         except LOST as error:
             failed[index] = error
+        except Exception as error:
+            # What is known of those before it counts: of many lost locks a network that fails now
+            # and then would let no try come to its end.
+            if index == 0:
+                raise
+            return failed | dict.fromkeys(range(index, len(tokens)), error)
     return failed
 
 

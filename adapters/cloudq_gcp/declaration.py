@@ -27,6 +27,7 @@ CLOUD_STORAGE = Adapter(
     loggers=_LOGGERS,
     tariff="cloudq_gcp.prices:CLOUD_STORAGE",
 )
+CLOUD_KMS = Adapter(extra="gcp", example="gcpkms://PROJECT/LOCATION/KEYRING/KEY", loggers=_LOGGERS)
 CLOUD_SCHEDULER = Adapter(
     extra="gcp", example="cloudscheduler://PROJECT/LOCATION", loggers=_LOGGERS
 )

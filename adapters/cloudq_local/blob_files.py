@@ -40,6 +40,18 @@ _CODES = {
     errno.ENOENT: Code.NOT_FOUND,
 }
 
+_ADVICE = {
+    errno.ENOSPC: "its disk is full: free some space, then try again",
+    errno.EDQUOT: "this user's share of its disk is full: free some space, then try again",
+    errno.EACCES: "this user may not write to the folder, or not look into it",
+    errno.EPERM: "this user may not write to the folder, or not look into it",
+    errno.EROFS: "its disk can only be read: name a folder on another",
+    errno.EMFILE: "this process has too many files open",
+    errno.ENFILE: "this machine has too many files open",
+    errno.EFBIG: "the file system takes no file as large as that",
+    errno.EIO: "its disk cannot be read or written: is it ill?",
+}
+
 
 def open_blobs(address: Address) -> BlobFiles:
     """The driver of a `file://` URL. Raises `ConfigurationError`."""
@@ -140,6 +152,10 @@ class BlobFiles:
         if isinstance(error, OSError) and error.errno is not None:
             return _CODES.get(error.errno, Code.UNREACHABLE)
         return Code.INVALID if isinstance(error, ValueError) else Code.UNKNOWN
+
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error of the file system."""
+        return _ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

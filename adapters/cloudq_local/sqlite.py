@@ -11,7 +11,9 @@ from cloudq_local.sqlite_file import Database
 from cloudq_local.sqlite_paths import database_file
 from cloudq_local.wake import Bell
 
-OPTIONS = ("synchronous", "busy_timeout")
+OPTIONS = ("synchronous", "busy_timeout", "keep_dead")
+
+_DEAD_KEPT = 14 * 86_400.0  # as long as on SQS, whose longest time it is
 
 
 def open_broker(address: Address) -> SQLiteBroker:
@@ -19,7 +21,8 @@ def open_broker(address: Address) -> SQLiteBroker:
 
     Options: `synchronous` (`full`, the default, survives a power loss; `normal` may lose the
     last moments to one, but nothing to a crash of the process; `off`), and `busy_timeout`, how
-    many seconds to wait for another process that writes (10).
+    many seconds to wait for another process that writes (10), and `keep_dead`, how many seconds
+    dead letters are kept (1,209,600, two weeks; 0 keeps them for ever).
     """
     return SQLiteBroker(*_open(address))
 
@@ -40,6 +43,7 @@ def _open(address: Address) -> tuple[Database, Bell]:
         file,
         synchronous=choice(address, "synchronous", ("full", "normal", "off"), "full"),
         busy_timeout=seconds(address, "busy_timeout", 10.0),
+        keep_dead=seconds(address, "keep_dead", _DEAD_KEPT),
     )
     try:
         return database, Bell(file)

@@ -21,6 +21,7 @@ from cloudq_local.items import Refusal, changed, holds
 from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_fields import decode, encode
 from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_tidy import ITEMS, Tidy
 from cloudq_local.wake import Bell
 
 LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
@@ -28,10 +29,9 @@ LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
 # No queue has this name, so that items and messages never ring for each other.
 TOPIC = "\0items"
 
-# Expired items are deleted after every so many written ones, up to twice as many, and else after
-# so many seconds, up to that many: a store in which little is written would never be rid of them.
+# Expired items are deleted after every so many written ones, up to twice as many, so that their
+# number settles at any rate; and now and then, with all else that has expired.
 SWEEP = 64
-_SWEEP_EVERY, _SWEPT = 10.0, 1000
 
 _PUT = (
     "INSERT INTO items (partition, sort, expires, fields) VALUES (?, ?, ?, ?)"
@@ -40,14 +40,10 @@ _PUT = (
 )
 _GET = "SELECT expires, fields FROM items WHERE partition = ? AND sort = ?"
 _DELETE = "DELETE FROM items WHERE partition = ? AND sort = ?"
+# Sort keys are never empty, so the empty text stands before the first.
 _QUERY = (
     "SELECT sort, expires, fields FROM items WHERE partition = ? AND sort > ?"
     " AND (expires IS NULL OR expires > ?) ORDER BY sort LIMIT ?"
-)
-# Sort keys are never empty, so the empty text stands before the first.
-_SWEEP = (
-    "DELETE FROM items WHERE (partition, sort) IN"
-    " (SELECT partition, sort FROM items WHERE expires <= ? LIMIT ?)"
 )
 
 Row = tuple[str, str, float | None, bytes]
@@ -66,7 +62,7 @@ class SQLiteBackend:
         self._bell = bell
         self._clock = clock
         self._unswept = 0
-        self._swept_at = -_SWEEP_EVERY  # monotonic
+        self._tidy = Tidy()
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
         """Write whole items in one transaction; one that is over the limit is a `Failure`."""
@@ -190,12 +186,7 @@ class SQLiteBackend:
 
     def _sweep(self, database: Database, written: int) -> None:
         self._unswept += written
-        now = time.monotonic()
-        is_time = now >= self._swept_at + _SWEEP_EVERY
-        if self._unswept < SWEEP and not is_time:
-            return
-        most = max(_SWEPT if is_time else 0, 2 * self._unswept)
-        gone = database.execute(_SWEEP, (self._clock(), most)).rowcount
-        self._unswept = 0
-        if is_time and gone < most:  # else more are left for the next write
-            self._swept_at = now
+        if self._unswept >= SWEEP:
+            database.execute(ITEMS, (self._clock(), 2 * self._unswept))
+            self._unswept = 0
+        self._tidy.run(database, self._clock())

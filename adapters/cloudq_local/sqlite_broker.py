@@ -29,6 +29,7 @@ from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_file import Database
 from cloudq_local.sqlite_inbox import Inbox
 from cloudq_local.sqlite_messages import LIMITS, row, too_large
+from cloudq_local.sqlite_tidy import Tidy
 from cloudq_local.wake import LONGEST_WAIT, Bell
 
 _Row = tuple[int, str, bytes, int, str | None, float]  # what sql.TAKE returns
@@ -45,6 +46,7 @@ class SQLiteBroker:
         self._bell = bell
         self._inbox = Inbox(database)
         self._times = Times(database, clock, self._inbox.transaction)
+        self._tidy = Tidy()
         self._known: set[str] = set()
         self._openings = database.openings
         self._quiet: set[str] = set()  # queues in which there was nothing to take a moment ago
@@ -66,8 +68,7 @@ class SQLiteBroker:
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
         with self._whole().lock, self._database as database:
-            self._know(queue)
-            self._times.note(now)
+            self._know(queue, now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
@@ -82,7 +83,7 @@ class SQLiteBroker:
         now = self._times.now()
         sent: list[str | Failure] = []
         with self._whole().lock, self._database as database:
-            self._know(queue)
+            self._know(queue, now)
             for index, m in enumerate(messages):
                 if index in refused:
                     sent.append(refused[index])
@@ -279,10 +280,13 @@ class SQLiteBroker:
             and not self._times.notes(now)
         )
 
-    def _know(self, queue: str) -> None:
+    def _know(self, queue: str, now: float) -> None:
+        """Make the queue, note the time and tidy, each if need be. Needs a transaction."""
         if not self._is_known(queue):
             self._database.execute(sql.KNOW, (queue,))
             self._known.add(queue)
+        self._times.note(now)
+        self._tidy.run(self._database, now)
 
     def _is_new(self, queue: str, key: str, now: float) -> bool:
         self._database.execute(sql.FORGET, (now,))
@@ -314,8 +318,7 @@ class SQLiteBroker:
         else:
             with self._database.lock, self._inbox.transaction() as database:
                 now = self._times.later(now)  # than what was appended meanwhile was sent
-                self._know(queue)
-                self._times.note(now)
+                self._know(queue, now)
                 values = (now + lease, token, queue, now, count)
                 rows = database.execute(sql.TAKE, values).fetchall()
         if any(row[3] > 1 for row in rows):

@@ -20,7 +20,8 @@ from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_errors import error_code, errorcode, unopened
-from cloudq_local.sqlite_paths import identity, made, make_room
+from cloudq_local.sqlite_log import ROOM, WriteAheadLog
+from cloudq_local.sqlite_paths import identity, made
 
 log = Log("cloudq.sqlite")
 
@@ -81,11 +82,15 @@ _LATER = (
     # Of the inbox that was taken in last: the name of this database in it, and how far.
     "CREATE TABLE IF NOT EXISTS inbox (one INTEGER PRIMARY KEY, name BLOB NOT NULL,"
     " generation BLOB NOT NULL, position INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS dead_died ON dead (died_at)",
 )
 
 _PRAGMAS = (
+    "auto_vacuum=INCREMENTAL",  # before all else: it is for a file in which nothing is yet
     "journal_mode=WAL",
     "wal_autocheckpoint=1000",
+    # A log that a large transaction, or a reader who stayed long, has made longer is cut again.
+    f"journal_size_limit={ROOM}",
     "cache_size=-16000",
     "temp_store=MEMORY",
 )
@@ -114,12 +119,18 @@ class Database:
 
     In a process that was forked, and where the file was deleted or replaced, it opens the file
     anew.
+
+    Dead letters are deleted after `keep_dead` seconds; 0 keeps them.
     """
 
-    def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
+    def __init__(
+        self, file: Path, *, synchronous: str, busy_timeout: float, keep_dead: float = 0.0
+    ) -> None:
         self.busy_timeout = busy_timeout
+        self.keep_dead = keep_dead
         self._file = file
         self._path = os.fspath(file)
+        self._log = WriteAheadLog(self._path)
         self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self.lock = Lock()
@@ -237,8 +248,7 @@ class Database:
 
     def begin(self, *, synced: bool = True) -> Database:
         """Begin a write transaction, which `__exit__` ends. Needs the lock."""
-        self.check()
-        self._sync(synced)
+        self._ready(synced)
         try:
             self.patiently("BEGIN IMMEDIATE")
         except BaseException:
@@ -273,9 +283,14 @@ class Database:
     def write(self, sql: str, values: Sequence[Any] = (), *, synced: bool = True) -> list[Any]:
         """Run one statement as a write transaction, and return its rows."""
         with self.lock:
-            self.check()
-            self._sync(synced)
+            self._ready(synced)
             return self.patiently(sql, values).fetchall()
+
+    def _ready(self, synced: bool) -> None:
+        """Make ready for a write transaction. Needs the lock."""
+        self.check()
+        self._log.begin_anew(self._connection)
+        self._sync(synced)
 
     def _sync(self, wanted: bool) -> None:
         """Have the commits from now on synced, or not. Needs the lock, and no transaction."""
@@ -290,7 +305,7 @@ class Database:
             if self._syncs == _WORTH_ROOM:
                 self.patiently("BEGIN IMMEDIATE")  # nobody else appends to the log meanwhile
                 try:
-                    make_room(f"{self._path}-wal")
+                    self._log.make_room()
                 finally:
                     self.execute("COMMIT")
 

@@ -16,10 +16,6 @@ INBOX = "-inbox"
 
 _COMPANIONS = ("-wal", "-shm", INBOX)
 
-# The bytes of a log in which SQLite begins anew: it does after 1,000 pages of 4 KB, and what the
-# last transaction wrote beyond.
-_ROOM = 4_400_000
-
 
 def made(file: Path) -> tuple[int, int] | None:
     """Make the file, readable by this user alone, unless it is there; return its identity.
@@ -58,27 +54,6 @@ def identity(file: Path | str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def make_room(log: str) -> None:
-    """Make a write-ahead log as long as it gets, with zeros, which SQLite takes for its end.
-
-    Needs the lock of a writer. Where it cannot be, the log grows as it would have.
-    """
-    try:
-        opened = os.open(log, os.O_RDWR)
-    except OSError:
-        return
-    try:
-        size = os.fstat(opened).st_size
-        try:
-            if size < _ROOM:
-                os.pwrite(opened, bytes(_ROOM - size), size)
-                os.fdatasync(opened)
-        except OSError:  # the disk may be full: what is left of it is for messages
-            os.ftruncate(opened, size)
-    finally:
-        os.close(opened)
 
 
 def file_of(address: Address) -> Path | None:

@@ -91,6 +91,7 @@ class CloudQ:
         }
         self.runtime = Runtime(name, self._settings(self._given))
         self._every_task = KnownTasks(self.tasks, builtin_tasks(self, self.tasks))
+        self.runtime.tasks = self.tasks
         self._results = ResultFactory(self.runtime, self._every_task, self._terminate)
         builder = MessageBuilder(self.runtime, self.tasks)
         self.publisher = Publisher(self.runtime, self.tasks, builder, self._results)

@@ -11,10 +11,11 @@ from cloudq.app.functions import as_function, module_of, same
 from cloudq.errors import ConfigurationError, UnknownTask, did_you_mean
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.hooks import HOOKS, Hooks
-from cloudq.tasks.limits.keys import check_keys
+from cloudq.tasks.limits.keys import check_keys, check_shown
 from cloudq.tasks.limits.rules import check_templates
 from cloudq.tasks.options import TaskOptions, policy
 from cloudq.tasks.request import Middleware
+from cloudq.tasks.secrecy import check_names
 from cloudq.tasks.task import Task
 from cloudq.tasks.task_app import TaskApp
 from cloudq.tasks.unchecked import Unchecked
@@ -128,6 +129,9 @@ def register(
     parameters, is_open = arguments.parameters
     check_templates(name, made.throttle, parameters, open=is_open)
     check_keys(name, made.keys, parameters, open=is_open)
+    check_names(name, made.secret, parameters, is_open=is_open)
+    check_shown(name, made.throttle, made.keys, made.secret)
+    arguments.runtime = app.runtime
     make = base.made if instance is None else instance.adopt
     parts: dict[str, Any] = {"name": name, "app": app, "policy": made, "arguments": arguments}
     task: Task[..., Any] = make(function, **parts, declared=options, bind=bind)
@@ -192,7 +196,7 @@ def _is_task_class(given: object) -> TypeGuard[type[Task[..., Any]]]:
 # ---- the setting `task_annotations`
 
 # What is settled when the task is made.
-_FIXED = frozenset({"name", "base", "aliases", "pydantic", "typing"})
+_FIXED = frozenset({"name", "base", "aliases", "pydantic", "typing", "secret"})
 
 
 def annotate(task: Task[..., Any], source: object) -> None:

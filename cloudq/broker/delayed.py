@@ -160,7 +160,7 @@ class DelayedStore:
             when=(Check(field="until", op=Op.LT, value=now, or_absent=True),),
         )
         try:
-            self._backend().update(_claim_key(queue), change)
+            self._backend().insist(_claim_key(queue), change)
         except ConditionFailed as refused:
             # It is ours already where the answer to the first try was lost.
             standing = refused.current.fields.get("owner") if refused.current else None
@@ -174,7 +174,7 @@ class DelayedStore:
             when=(Check(field="owner", op=Op.EQ, value=claim),),
         )
         try:
-            self._backend().update(_claim_key(queue), change)
+            self._backend().insist(_claim_key(queue), change)
         except ConditionFailed:
             return  # it took so long that someone else has it
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Redaction
 from cloudq.results.record import Record
 from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.task import Task
@@ -31,6 +32,10 @@ def errback_values(
     ):
         return (failed.id,)
     error = f"{failed.error_type or failed.state}: {failed.error}"
+    if message is not None:  # its secrets travel with the call itself alone
+        task = tasks.get(message.task)
+        rules = Redaction((), {}) if task is None else task.app.runtime.redaction
+        message = rules.message(message)
     return (_request(failed, message), error, failed.traceback)
 
 

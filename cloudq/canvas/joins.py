@@ -327,9 +327,9 @@ class Joins:
     def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
         with reading(join_key(join)):
             follows = orjson.loads(str(root["follows"]))
-            node, place = from_dict(follows["node"]), place_in(follows)
+            id, node, place = str(follows["body"]), from_dict(follows["node"]), place_in(follows)
         body = Record(
-            id=str(follows["body"]),
+            id=id,
             state=State.FAILURE,
             error_type=CHORD_ERROR,
             error=why,

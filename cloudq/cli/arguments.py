@@ -12,8 +12,10 @@ import orjson
 
 from cloudq.app import CloudQ
 from cloudq.errors import InvalidArguments, did_you_mean
+from cloudq.messages.redaction import PLAIN
 from cloudq.messages.values import is_list, is_object
 from cloudq.tasks.hints import hints_of, signature_of
+from cloudq.text import HIDDEN
 
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 # What each plain hint takes of what JSON has; of other hints, the worker's check decides.
@@ -42,18 +44,21 @@ def read_words(app: CloudQ, task: str, words: Sequence[str]) -> tuple[list[Any],
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    secrecy = app.runtime.redaction.of(task) or PLAIN
+    is_secret = secrecy.hides
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for word in words:
         found = _NAMED.fullmatch(word.lstrip())
         if found is not None and found[1] in named:
-            kwargs[found[1]] = _heeding(task, found[1], hints.get(found[1], Any), found[2])
+            hint = hints.get(found[1], Any)
+            kwargs[found[1]] = _heeding(task, found[1], hint, found[2], is_secret(found[1]))
             continue
         name = plain[len(args)] if len(args) < len(plain) else star
         hint = hints.get(name, Any)
         if found is not None and not (name and _may_be_text(hint)):
             raise InvalidArguments(_unnamed(task, found[1], named, parameters))
-        args.append(_heeding(task, name, hint, word))
+        args.append(_heeding(task, name, hint, word, is_secret(name)))
     return args, kwargs
 
 
@@ -69,7 +74,7 @@ def json_list(option: str, text: str) -> list[Any]:
     """Read a JSON list. Raises `InvalidArguments`."""
     value = _parsed(option, text)
     if not is_list(value):
-        raise InvalidArguments(f"{option} must be a JSON list such as '[1, \"a\"]', not {text}")
+        raise InvalidArguments(f"{option} must be a JSON list such as '[1, \"a\"]'")
     return value
 
 
@@ -79,7 +84,7 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
         return {}
     value = _parsed(option, text)
     if not is_object(value):
-        raise InvalidArguments(f"{option} must be a JSON object such as '{{\"a\": 1}}', not {text}")
+        raise InvalidArguments(f"{option} must be a JSON object such as '{{\"a\": 1}}'")
     return value
 
 
@@ -90,7 +95,7 @@ def _parsed(option: str, text: str) -> Any:
         raise InvalidArguments(f"{option} is not JSON: {error}") from error
 
 
-def _heeding(task: str, name: str, hint: Any, word: str) -> Any:
+def _heeding(task: str, name: str, hint: Any, word: str, is_secret: bool) -> Any:
     value = loose(word)
     kinds = _kinds(hint)
     if any(_takes(kind, value) for kind in kinds):
@@ -98,9 +103,9 @@ def _heeding(task: str, name: str, hint: Any, word: str) -> Any:
     if str in kinds:
         return word.strip() if word.strip() != word and _is_json(word) else word
     wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+    shown = HIDDEN if is_secret else f"{word.strip()!r:.60}"
     raise InvalidArguments(
-        f"{task}: {name} is {word.strip()!r:.60}, and its type is {wanted} (--args takes a JSON "
-        "list as it is)"
+        f"{task}: {name} is {shown}, and its type is {wanted} (--args takes a JSON list as it is)"
     )
 
 

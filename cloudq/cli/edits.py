@@ -19,9 +19,9 @@ def edit_of(text: str) -> Edit:
     try:
         read: Any = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"--edit {text}: not JSON: {error}") from error
+        raise ConfigurationError(f"--edit is not JSON: {error}") from error
     if is_list(read):
         return Edit(args=read)
     if is_object(read):
         return Edit(kwargs=read)
-    raise ConfigurationError(f"--edit {text}: give a JSON object or a JSON list")
+    raise ConfigurationError("--edit: give a JSON object or a JSON list")

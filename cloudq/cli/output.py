@@ -238,10 +238,13 @@ def since(moment: float | None) -> str:
 
 
 def local(moment: float | None) -> str | None:
-    """Write a moment in epoch seconds as local time."""
+    """Write a moment in epoch seconds as local time; None for one that no calendar has."""
     if moment is None:
         return None
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    try:
+        return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def shorten(text: str, length: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
@@ -46,6 +46,12 @@ def _equality(
 
 
 def _repr(self: Any) -> str:
+    return shown_repr(self, {})
+
+
+def shown_repr(self: Any, instead: Mapping[str, object]) -> str:
+    """Return the text of an object, with other values `instead` of those of some fields."""
     shown = (each.name for each in fields(self) if each.repr)
-    said = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+    values = {name: instead[name] if name in instead else getattr(self, name) for name in shown}
+    said = ", ".join(f"{name}={value!r}" for name, value in values.items())
     return f"{self.__class__.__qualname__}({said})"

@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudq.driver.ends import pass_ends
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from cloudq.text import block, masked, one_line, text_of
+from cloudq.text import block, hidden, masked, one_line, text_of
 
 # The kinds of errors that this process has told of.
 _told: set[str] = set()
@@ -71,6 +71,7 @@ class _Shown:
 
 
 def _line(text: str) -> str:
+    text = hidden(text)
     if len(text) > _LONGEST:  # to look for secrets in a megabyte takes a second
         text = f"{text[:_LONGEST]} ... ({len(text):,} characters)"
     return one_line(masked(text))

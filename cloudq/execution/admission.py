@@ -38,7 +38,7 @@ from cloudq.execution.settlement import (
 )
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.execution.unpacking import Opened, find_first, parted, unpacked
-from cloudq.execution.unstarted import already_done, own_word
+from cloudq.execution.unstarted import already_buried, already_done, own_word
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -241,7 +241,7 @@ class Admission:
                 verdict = self._paced(verdict)
             if isinstance(verdict, Job) and signals.task_received.connections:
                 task = self._tasks[verdict.message.task]
-                lifecycle.received(task, lifecycle.bare(verdict.message))
+                lifecycle.received(task, lifecycle.bare(verdict.message, task))
             return verdict
         except ServiceError as error:
             if error.code not in NEVER:
@@ -312,10 +312,10 @@ class Admission:
         if record is not None:
             record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
-            if job.delivery.attempts > 1:  # dead-lettering it was interrupted
-                said = record.error_type if self._codec.encryption else record.error
-                reason = said or "dead-lettered"
-                return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
+            said = record.error_type if self._codec.encryption else record.error
+            buried = already_buried(job, record, said or "dead-lettered")
+            if buried is not None:
+                return buried
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
             return job  # there is no record, and the message sets no condition
@@ -341,15 +341,15 @@ class Admission:
                 f"delivered {attempts} times and never finished: "
                 "its process died, it ran out of time, or it was put back each time"
             )
-            lifecycle.failed(self._tasks[message.task], lifecycle.bare(message), lost)
+            lifecycle.lost(self._tasks[message.task], message, lost)
             return self._outcomes.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
 
     def revoked(self, job: Job, reason: str) -> Settlement:
         """Settle a job that is not run, and send `task_revoked`."""
         if signals.task_revoked:
-            task, request = self._tasks[job.message.task], lifecycle.bare(job.message)
-            lifecycle.revoked(task, request, reason)
+            task = self._tasks[job.message.task]
+            lifecycle.revoked(task, lifecycle.bare(job.message, task), reason)
         return self._outcomes.revoked(job, reason)
 
     def _paced(self, job: Job) -> Job | Settlement:

@@ -20,6 +20,7 @@ from cloudq.execution.settlement import ENDS, Action, Batch, Settled, Settlement
 from cloudq.messages.ids import place_of
 from cloudq.results.backend import Backend
 from cloudq.results.record import FAILED, State
+from cloudq.tasks.secrecy import hiding
 
 # Codes after which a service may accept the next try, maybe with a smaller record.
 _AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
@@ -290,16 +291,17 @@ def log_outcome(
     call = f"task {settlement.task or '?'} {settlement.task_id or '?'}"
     if not settlement.task and not settlement.task_id:
         call = f"message {delivery.id} of {delivery.queue}"
-    log.log(
-        level,
-        "%s: %s%s",
-        call,
-        settlement.state or settlement.action,
-        f" ({settlement.reason})" if settlement.reason else "",
-        exc_info=shown,
-        extra={
-            "task": settlement.task,
-            "task_id": settlement.task_id,
-            "state": settlement.state and str(settlement.state),
-        },
-    )
+    with hiding(settlement.hide):
+        log.log(
+            level,
+            "%s: %s%s",
+            call,
+            settlement.state or settlement.action,
+            f" ({settlement.reason})" if settlement.reason else "",
+            exc_info=shown,
+            extra={
+                "task": settlement.task,
+                "task_id": settlement.task_id,
+                "state": settlement.state and str(settlement.state),
+            },
+        )

@@ -20,6 +20,8 @@ from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
 from cloudq.tasks.call_options import NO_OPTIONS
+from cloudq.tasks.secrecy import hiding
+from cloudq.text import hidden
 
 log = Log("cloudq.invocation")
 
@@ -141,8 +143,11 @@ def _bare(backend: Backend | None, id: str, settlement: Settlement) -> dict[str,
     """Make the answer of a run that left no record: done before, sent on, or without a result."""
     if settlement.state is not None:
         error = settlement.error
-        name = {"error_type": type(error).__qualname__, "error": str(error)} if error else {}
-        return {"id": id, "state": str(settlement.state)} | name
+        answer = {"id": id, "state": str(settlement.state)}
+        if error is None:
+            return answer
+        with hiding(settlement.hide):
+            return answer | {"error_type": type(error).__qualname__, "error": hidden(str(error))}
     return _standing(backend, id) | {"reason": settlement.reason}
 
 

@@ -9,6 +9,7 @@ from cloudq.driver.ends import Died
 from cloudq.messages.values import TupleValue, dump_value, load_value
 from cloudq.results.builtin_errors import coded, is_written, own_fields
 from cloudq.tasks.came_back import came_back
+from cloudq.tasks.secrecy import hidden_value
 
 # With the other texts of an error, in bytes, less than an item of DynamoDB may have.
 _LARGEST = 12_000
@@ -69,7 +70,7 @@ def _state_text(
     left: float = _LARGEST
     group: dict[str, Any] = {}
     if members is not None:
-        group = {"message": getattr(error, "message", ""), "members": members}
+        group = {"message": hidden_value(getattr(error, "message", "")), "members": members}
         left -= _size("", group)
         group, left = (group, left) if left >= 0 else ({}, _LARGEST)
     for name, value in list(state.items())[:_MOST]:
@@ -108,7 +109,7 @@ def _state(error: BaseException) -> Mapping[str, Any]:
     found: dict[str, Any] = dict(state) if issubclass(type(state), dict) else {}
     found |= own_fields(error)
     found.pop(_NOTES, None)
-    return {**found, _NOTES: list(notes)} if notes else found
+    return hidden_value({**found, _NOTES: list(notes)} if notes else found)
 
 
 def _own_reduction(error: BaseException) -> tuple[Sequence[object], object] | None:

@@ -11,6 +11,8 @@ from cloudq.errors import MaxRetriesExceeded, Retry
 from cloudq.execution.error_state import made_of, state_text, with_tuples
 from cloudq.messages.values import dump_value
 from cloudq.results.record import Record
+from cloudq.tasks.secrecy import hidden_value
+from cloudq.text import hidden
 
 _LONGEST = 32_000
 _LONGEST_REASON = 1000
@@ -26,7 +28,7 @@ def with_error(record: Record, error: BaseException) -> Record:
         error=error_text(error),
         error_args=_dumped(error),
         error_state=state_text(error, _members(error)),
-        traceback=utf8("".join(traceback.format_exception(error)))[-_LONGEST:],
+        traceback=utf8(hidden("".join(traceback.format_exception(error))))[-_LONGEST:],
     )
 
 
@@ -63,9 +65,14 @@ def utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def said(value: object) -> str:
+    """Return a value as the text that a record has, without the secrets of the call."""
+    return utf8(hidden(str(value)))
+
+
 def _text(error: BaseException) -> str:
     try:
-        return utf8(str(error))
+        return said(error)
     except Died:
         raise
     except BaseException as broken:  # the user's own __str__
@@ -93,7 +100,7 @@ def _members(error: BaseException, depth: int = 0) -> list[dict[str, str | None]
 def _dumped(error: BaseException) -> str | None:
     """Write exception arguments as JSON text; None if they are not plain and short enough."""
     try:
-        text = dump_value([with_tuples(arg) for arg in made_of(error)])
+        text = dump_value([with_tuples(hidden_value(arg)) for arg in made_of(error)])
     except Died:
         raise
     except BaseException:  # the arguments are the user's own objects, whose methods run here

@@ -46,6 +46,7 @@ from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
 from cloudq.tasks.limits.unique import begin, pause
 from cloudq.tasks.request import Call, Context, Middleware, current_request, onion
+from cloudq.tasks.secrecy import hide_secrets, hiding_values
 from cloudq.tasks.task import Task
 
 log = Log("cloudq.execution")
@@ -116,7 +117,7 @@ class Executor:
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """Settle a job whose process was stopped from outside. Never raises."""
         try:
-            lifecycle.failed(self.tasks[job.message.task], lifecycle.bare(job.message), error)
+            lifecycle.lost(self.tasks[job.message.task], job.message, error)
             self._free(job)
             return self._outcomes.failed(job, error)
         except Died:
@@ -126,8 +127,9 @@ class Executor:
 
     def spoiled(self, job: Job, error: BaseException) -> Settlement:
         """Fail a job whose settlement cannot be made, or cannot be handed on. Never raises."""
-        lifecycle.unmade(job.message.id, error)
-        return self._outcomes.spoiled(job, error)
+        with hiding_values(self.runtime, job.message):
+            lifecycle.unmade(job.message.id, error)
+            return self._outcomes.spoiled(job, error)
 
     def continued(self, job: Job) -> Settlement:
         """Settle a job that was interrupted after it had saved its state."""
@@ -205,13 +207,12 @@ class Executor:
         )
 
     def _traced(self, job: Job) -> Settlement:
+        if self.runtime.hides(job.message.task):
+            hide_secrets(self.runtime, job.message)
         if (spans := self.tracing) is None:
             return self._run(job)
         with spans.running(job.message, job.delivery.attempts) as span:
-            settlement = self._run(job)
-            came_to = str(settlement.state or settlement.action)
-            spans.ended(span, came_to, settlement.error, settlement.reason)
-            return settlement
+            return spans.ended(span, self._run(job))
 
     def _run(self, job: Job) -> Settlement:
         task = self.tasks[job.message.task]
@@ -283,7 +284,7 @@ class Executor:
         context = Context(
             request=lifecycle.request_of(
                 job,
-                (task.name, args, kwargs),
+                (task, args, kwargs),
                 self._outcomes.limits_of(job),
                 hostname=self._hostname,
                 is_eager=self._is_eager,
@@ -304,7 +305,7 @@ class Executor:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
         if lifecycle.is_watched(task):
-            request = lifecycle.bare(job.message)
+            request = lifecycle.bare(job.message, task)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
         return settlement
@@ -384,15 +385,13 @@ class Executor:
         if task.policy.throttle is None:
             return
         try:
-            args, kwargs = task.arguments.read(*arguments_of(job.message))
-            throttle, arguments = task.policy.throttle, task.arguments
-            self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
+            given, throttle = task.arguments.read(*arguments_of(job.message)), task.policy.throttle
+            self._gate.stopped(self.backend, throttle, job.message, task.arguments, *given)
         except Died:
             raise
         except BaseException as error:  # also what the user's key function raises
-            log.warning(
-                "task %s may keep its concurrency key for its lease: %s", job.message.id, error
-            )
+            with hiding_values(self.runtime, job.message):
+                log.warning("task %s may keep its key for its lease: %s", job.message.id, error)
 
     def _name(self, job: Job) -> str:
         """Return a name of one delivery; in a child the receipt is its number there."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # a process without coroutines does not load it
 
 # With so many alarms set, cancelled ones are removed.
 _CROWDED = 256
-# The platform bounds the seconds of a wait; after this many the thread looks again.
-_LONGEST_WAIT = 86_400.0
+# After so many seconds without a new alarm the thread looks again, and ends if there is none.
+_IDLE = 60.0
 
 LIMITS = (SoftTimeLimitExceeded, TimeLimitExceeded)
 """Raised in tasks by their alarms."""
@@ -31,6 +31,9 @@ LIMITS = (SoftTimeLimitExceeded, TimeLimitExceeded)
 log = Log("cloudq.execution")
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+def _nothing() -> None: ...
 
 
 class Alarm:
@@ -60,15 +63,17 @@ class Alarm:
         """Cancel the interruption. It may still be raised at any instruction until this returns."""
         with self._lock:
             self._over = True
+            self._interrupt = _nothing  # it holds what it interrupts, with messages of megabytes
             if self._rung and self._undo is not None:
                 self._rung = False
                 self._undo()
 
 
 class Alarms:
-    """Rings alarms on time, in a thread that starts with the first alarm."""
+    """Rings alarms on time, in a thread that starts with an alarm and ends when none is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, idle: float = _IDLE) -> None:
+        self._idle = idle
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Alarm]] = []
         self._numbers = itertools.count()
@@ -88,8 +93,7 @@ class Alarms:
         with self._changed:
             is_first = not self._due or due < self._due[0][0]
             if len(self._due) >= self._crowded:
-                self._due = [entry for entry in self._due if not entry[2].over]
-                heapq.heapify(self._due)
+                self._prune()
                 self._crowded = max(_CROWDED, 2 * len(self._due))
             heapq.heappush(self._due, (due, next(self._numbers), alarm))
             if self._thread is None:
@@ -98,12 +102,22 @@ class Alarms:
             if is_first:  # else the thread wakes in time, and need not be told
                 self._changed.notify()
 
+    def _prune(self) -> None:
+        """Remove cancelled alarms. Needs the lock."""
+        self._due = [entry for entry in self._due if not entry[2].over]
+        heapq.heapify(self._due)
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._due or self._due[0][0] > time.monotonic():
                     left = self._due[0][0] - time.monotonic() if self._due else None
-                    self._changed.wait(left and min(left, _LONGEST_WAIT))
+                    wait = self._idle if left is None else min(left, self._idle)
+                    if not self._changed.wait(wait):
+                        self._prune()
+                    if not self._due:
+                        self._thread = None
+                        return
                 alarm = heapq.heappop(self._due)[2]
             try:
                 alarm.ring()

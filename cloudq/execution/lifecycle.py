@@ -16,10 +16,12 @@ from cloudq.execution.error_text import error_text
 from cloudq.messages.body import arguments
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Secrecy
 from cloudq.results.outline import Outline, brief
 from cloudq.results.record import State
 from cloudq.tasks.hooks import ExceptionInfo
 from cloudq.tasks.request import Context, Request
+from cloudq.tasks.secrecy import hiding
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.outcomes import Job
@@ -64,6 +66,13 @@ def after(
 
     The request is still current.
     """
+    with hiding(settlement.hide):
+        _after(task, context, settlement, value, took)
+
+
+def _after(
+    task: Task[..., Any], context: Context, settlement: Settlement, value: object, took: float
+) -> None:
     request, args, kwargs = context.request, context.args, context.kwargs
     state = _state(settlement, value)
     error = settlement.error
@@ -111,6 +120,11 @@ def failed(task: Task[..., Any], request: Request, error: BaseException) -> None
             traceback=error.__traceback__,
             einfo=ExceptionInfo(error),
         )
+
+
+def lost(task: Task[..., Any], message: TaskMessage, error: BaseException) -> None:
+    """Send `task_failure` for a call that does not run in this process."""
+    failed(task, bare(message, task), error)
 
 
 def received(task: Task[..., Any], request: Request) -> None:
@@ -183,7 +197,12 @@ def _hook(hook: Callable[..., None], *given: Any) -> None:
         _log("a hook raised: %r", hook, error)
 
 
-def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+def plain(
+    message: TaskMessage,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    secrecy: Secrecy | None = None,
+) -> Request:
     """Make the request of a call that does not run in this process."""
     return Request(
         id=message.id,
@@ -199,21 +218,22 @@ def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         shadow=message.shadow,
         call=message.call,
         message=message,
+        secrecy=secrecy,
     )
 
 
-def bare(message: TaskMessage) -> Request:
+def bare(message: TaskMessage, task: Task[..., Any]) -> Request:
     """Make the request that signals carry for a call that does not run here."""
     try:
         args, kwargs = arguments(message)
     except DecodeError:  # the call will fail with it when it runs
         args, kwargs = message.args, message.kwargs
-    return plain(message, args, kwargs)
+    return plain(message, args, kwargs, task.app.runtime.redaction.of(message.task))
 
 
 def request_of(
     job: Job,
-    call: tuple[str, Sequence[Any], Mapping[str, Any]],
+    call: tuple[Task[..., Any], Sequence[Any], Mapping[str, Any]],
     limits: tuple[float | None, float | None],
     *,
     hostname: str,
@@ -221,11 +241,11 @@ def request_of(
 ) -> Request:
     """Make the request of a job, whose task and arguments are read; soft and hard `limits`."""
     message = job.message
-    name, args, kwargs = call
+    task, args, kwargs = call
     soft, hard = limits
     return Request(
         id=message.id,
-        task=name,
+        task=task.name,
         args=args,
         kwargs=kwargs,
         queue=message.queue,
@@ -251,6 +271,7 @@ def request_of(
         soft_time_limit=soft,
         hostname=hostname,
         is_eager=is_eager,
+        secrecy=task.app.runtime.redaction.known.get(message.task),
     )
 
 

@@ -13,7 +13,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
-from cloudq.execution.error_text import reason_of, spent, utf8, with_error
+from cloudq.execution.error_text import reason_of, said, spent, with_error
 from cloudq.execution.settlement import (
     EAGER,
     Action,
@@ -161,7 +161,7 @@ class Outcomes:
 
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """Settle a call whose task raised `Reject`."""
-        reason = utf8(str(reject.reason))
+        reason = said(reject.reason)
         if reject.requeue:
             return unrecorded(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
         record = replace(self.record(job, State.REJECTED, started), error=reason)
@@ -242,7 +242,7 @@ class Outcomes:
         if job.message.depth >= self._runtime.conf.max_depth:
             return self.failed(job, too_deep(self._runtime.conf.max_depth))
         plan = self._workflows.in_place_of(job.message, replaced.node)
-        ended = unrecorded(job.message, Action.ACK, reason=str(replaced)[:1000])
+        ended = unrecorded(job.message, Action.ACK, reason=said(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
 
     def _ended(

@@ -22,6 +22,7 @@ from cloudq.messages.values import from_wire
 from cloudq.results.record import State
 from cloudq.runtime import Runtime
 from cloudq.tasks.request import Call, Context, Request, current_request
+from cloudq.tasks.secrecy import hide_secrets
 from cloudq.tasks.task import Task
 
 PlainSuccess = tuple[str | None, float, float]
@@ -69,6 +70,7 @@ class PlainRun:
             depth=first.depth,
             fence=self.job(0).fence,
             hostname=hostname,
+            secrecy=runtime.redaction.of(first.task),
         )
         self._root = first.root
 
@@ -99,6 +101,8 @@ class PlainRun:
 
     def _called(self, task: Task[..., Any], index: int) -> Settlement | PlainSuccess:
         started = self._clock()
+        if self._runtime.hides(task.name):
+            hide_secrets(self._runtime, self._calls[index])
         try:
             given = self._calls.arguments(index)
             token = READING.set(self._runtime.payloads)

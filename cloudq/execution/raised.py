@@ -6,6 +6,7 @@ from cloudq.errors import Ignore, Reject, Replaced, Retry
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.settlement import Action, Settlement, unrecorded
 from cloudq.tasks.checkpoints import Continued, Superseded
+from cloudq.tasks.secrecy import hiding_values
 from cloudq.tasks.task import Task
 
 
@@ -13,6 +14,13 @@ def settle_raised(
     outcomes: Outcomes, job: Job, task: Task[..., object], error: BaseException, started: float
 ) -> Settlement:
     """Decide from an exception if the call is retried, replaced, ignored, rejected or failed."""
+    with hiding_values(task.app.runtime, job.message):
+        return _settled(outcomes, job, task, error, started)
+
+
+def _settled(
+    outcomes: Outcomes, job: Job, task: Task[..., object], error: BaseException, started: float
+) -> Settlement:
     if isinstance(error, Ignore):
         return outcomes.ignored(job)
     if isinstance(error, Reject):

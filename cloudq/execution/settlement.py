@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ from cloudq.messages.fields import MOST
 from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
+from cloudq.text import HIDING
 
 # The queue of calls that run in their caller's thread: there is none.
 EAGER = Limits(
@@ -64,7 +65,8 @@ class Settlement:
     `claim_fence` has it; `member_result` is reported to the task's chord, `unique_claim`, the
     claim of a unique call, is ended, and `failed_steps`, the steps of its chain that will never
     run, are recorded with the same end. `frees` are keys of payloads that nobody needs once the
-    message is acked. `error` stays in this process. `name` is that of the task where `task` is
+    message is acked. `error` stays in this process, and so does `hide`, which hides the secrets
+    of the call in the texts of the error. `name` is that of the task where `task` is
     another name for it in logs.
     """
 
@@ -87,6 +89,7 @@ class Settlement:
     failed_steps: FailedSteps | None = None
     frees: Sequence[str] = ()
     error: BaseException | None = field(default=None, compare=False)
+    hide: Callable[[str], str] | None = field(default_factory=HIDING.get, compare=False, repr=False)
     name: str | None = None
 
     @property

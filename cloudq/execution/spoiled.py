@@ -15,6 +15,7 @@ from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State, fence
 from cloudq.tasks.limits.unique import unique_key
+from cloudq.tasks.secrecy import hiding
 
 log = Log("cloudq.execution")
 
@@ -90,7 +91,8 @@ def spoiled(pair: Settled, why: BaseException | str) -> Settled:
     What was to be sent is given up.
     """
     delivery, settlement = pair
-    reason = why if isinstance(why, str) else reason_of(why)
+    with hiding(settlement.hide):
+        reason = why if isinstance(why, str) else reason_of(why)
     text = f"its outcome could not be carried out: {reason}"
     log.error("task %s: %s", settlement.task_id or delivery.id, text)
     given = settlement.record

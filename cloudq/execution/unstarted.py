@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cloudq.driver.log import Log
 from cloudq.errors import ServiceError
 from cloudq.execution.idempotency import ClaimInDoubt
@@ -46,13 +48,32 @@ def own_word(record: Record | None, message: TaskMessage) -> Record | None:
     return Record(id=record.id, state=State.PENDING, revoked=True) if is_revoked else None
 
 
+def already_buried(job: Job, record: Record, reason: str) -> Settlement | None:
+    """Settle a message whose task is among the dead letters; None if it was sent again from there.
+
+    A redelivery makes up for a burial that was cut short. A first delivery of a message that is
+    older than the end came to a worker that stood still meanwhile, or there are two of it.
+    """
+    delivery = job.delivery
+    if delivery.attempts > 1:
+        return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
+    sent, ended = delivery.sent_at, record.finished_at
+    if sent is None or ended is None or sent > ended:
+        return None
+    return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
+
+
 def already_done(message: TaskMessage, record: Record) -> Settlement:
-    """Settle a message whose task has ended, or been retried, with what its end may still lack."""
+    """Settle a message whose task has ended, or been retried, with what its end may still lack.
+
+    The payloads of one that was retried are those of its next try.
+    """
     ended = record.terminal
-    return unrecorded(
+    done = unrecorded(
         message,
         Action.ACK,
         reason="already done",
         member_result=member_result_of(message, record) if ended else None,
         failed_steps=failed_steps_of(message, record) if ended else None,
     )
+    return done if ended else replace(done, frees=())

@@ -346,13 +346,13 @@ class Codec:
 
     def _check_bound(self, fields: Mapping[str, Any], queue: str, what: str) -> None:
         app, place, until = fields.get("app"), fields.get("queue"), fields.get("until")
-        if app not in self.apps:
+        if not isinstance(app, str) or app not in self.apps:
             raise DecodeError(f"bad {what}: it is app {app!r}'s, which is not in signing_apps")
         if place != bare(queue):
             raise DecodeError(f"bad {what}: it is for queue {place!r}, not for {queue!r}")
         if until is None:
             return
-        if not isinstance(until, int | float) or not self.clock() <= until + _CLOCKS:
+        if not isinstance(until, int | float) or not self.clock() - _CLOCKS <= until:
             raise DecodeError(f"bad {what}: it has expired")
 
     def _check_type(self, serializer: object, *, signed: bool) -> None:

@@ -31,6 +31,7 @@ VERSION = 1
 CELERY = "celery"
 
 _UNSURE: Any = object()
+_UNSHOWN = frozenset({"args", "kwargs", "chain", "link", "link_error"})
 
 
 class _Fresh:
@@ -283,7 +284,13 @@ class TaskMessage:
     __hash__ = None  # pyright: ignore[reportAssignmentType, reportGeneralTypeIssues]
 
     def __repr__(self) -> str:
-        return f"TaskMessage({', '.join(f'{name}={getattr(self, name)!r}' for name in FIELDS)})"
+        shown = (f"{name}={self._shown(name)}" for name in FIELDS)
+        return f"TaskMessage({', '.join(shown)})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        # A message does not know which of its values are secret.
+        return f"<{len(value)}>" if name in _UNSHOWN and value else repr(value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return from_given_fields, (given_fields(self),)

@@ -38,6 +38,8 @@ _YAML_HUGE = r"[-+]?(?:[0-9_]+|0x[0-9a-fA-F_]+|0b[01_]+)"
 _MOST_HUGE = 500
 _YAML_BASE_60 = r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
 _LONG = 100
+# What PyYAML raises for a value that has not the form of its tag, `!!bool 1` or `!!timestamp x`.
+_MISREAD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _YAML_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
@@ -93,8 +95,8 @@ def load_yaml(data: bytes) -> Any:
     try:
         _check_yaml(yaml, loader, data)
         return yaml.load(data, Loader=loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DecodeError(f"malformed yaml: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, *_MISREAD) as error:
+        raise DecodeError(f"malformed yaml: {describe(error).splitlines()[0]}") from error
 
 
 def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:

@@ -67,7 +67,7 @@ class Keyring:
         if key not in self.keys:
             raise DecodeError(f"bad signature: key {key!r} is not among this app's signing_keys")
         right = self._signature(key, _stored(app, place, text))
-        if not _same(signature.encode(), right):
+        if not _same(signature.encode(errors="replace"), right):
             raise DecodeError(f"bad signature of {place}: it is not that of key {key!r}")
         return app
 
@@ -80,4 +80,5 @@ def _same(given: bytes, right: bytes) -> bool:
 
 
 def _stored(app: str, place: str, text: str) -> bytes:
-    return f"stored\n{app}\n{place}\n{text}".encode()
+    # What JSON cannot have, a text of Python may: half of a surrogate pair.
+    return f"stored\n{app}\n{place}\n{text}".encode(errors="surrogatepass")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -18,7 +18,7 @@ import orjson
 from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import is_list, is_object, json_bytes
-from cloudq.messages.model_classes import is_model, is_root_model
+from cloudq.messages.model_classes import is_model, is_root_model, is_secret
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
 from cloudq.messages.sealed_text import is_sealed, why_sealed
 from cloudq.messages.size import spread, spread_pairs
@@ -47,7 +47,8 @@ def to_wire(value: object, depth: int = 0) -> Any:
 
     Strings, numbers, lists and dicts stay as they are (a tuple becomes a list, but stays one in a
     dict's key and in a set). Datetimes, dates, times, timedeltas, decimals, UUIDs, bytes, sets,
-    and dicts with other keys than strings become tagged objects and come back as they were.
+    pydantic's secrets, and dicts with other keys than strings become tagged objects and come back
+    as they were.
     Dataclasses and pydantic models become objects: the type hint of the parameter that receives
     them makes them whole again, for a message must not be able to name a class to build. An enum
     becomes its value in the same way. Keys and members that would not be hashable, or not be
@@ -184,6 +185,8 @@ def _other(value: object, depth: int) -> object:
         return to_wire(cast("RootModel[object]", value).root, depth + 1)
     if is_model(value):
         return to_wire(_models().fields_of(value), depth)
+    if is_secret(value):
+        return {"$secret": to_wire(value.get_secret_value(), depth + 1)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_wire(_dataclass_fields(value), depth)
     for base, plain in _BASES:
@@ -324,17 +327,14 @@ def _dict_of(pairs: Any) -> dict[Any, Any]:
     )
 
 
-def _fetched(content: Any) -> Any:
-    return imported("cloudq.messages.payloads").read_claim(content)
-
-
-def _file_of(content: Any) -> Any:
-    return imported("cloudq.messages.files").read_file(content)
+def _by(room: str, reader: str, content: Any) -> Any:
+    return getattr(imported(f"cloudq.messages.{room}"), reader)(content)
 
 
 _DECODERS: Mapping[str, Callable[[Any], object]] = {
-    "$blob": _fetched,
-    "$file": _file_of,
+    "$blob": partial(_by, "payloads", "read_claim"),
+    "$file": partial(_by, "files", "read_file"),
+    "$secret": partial(_by, "secret_values", "read_secret"),
     "$datetime": read_datetime,
     "$date": date.fromisoformat,
     "$time": read_time,

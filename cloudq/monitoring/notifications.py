@@ -18,7 +18,8 @@ from cloudq.driver.forks import renew_after_fork
 from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
 from cloudq.tasks.request import Call, Context, Middleware
-from cloudq.text import block, masked, one_line, text_of
+from cloudq.tasks.secrecy import hiding, request_hiding
+from cloudq.text import HIDING, block, hidden, masked, one_line, text_of
 
 log = Log("cloudq.notifications")
 
@@ -27,20 +28,25 @@ _LONGEST_SUBJECT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The report of a task's final failure. `others` counts similar ones that were held back."""
+    """The report of a task's final failure. `others` counts similar ones that were held back.
+
+    Its texts are without the secrets of the call; the error itself has what its text says.
+    """
 
     task: str
     id: str
-    error: BaseException
+    error: BaseException = field(repr=False)
     queue: str
     hostname: str
     retries: int
     others: int = 0
+    hide: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def subject(self) -> str:
         """One line of at most 100 ASCII characters, the limit of SNS."""
-        said = text_of(self.error)
+        with hiding(self.hide):
+            said = hidden(text_of(self.error))
         line = masked(f"[cloudq] {self.task} failed: {type(self.error).__name__}: {said}")
         plain = " ".join(line.encode("ascii", "replace").decode().split())
         plain = "".join(sign for sign in plain if sign.isprintable())
@@ -55,7 +61,8 @@ class Failure:
         ]
         if self.others:
             lines.append(f"{self.others} similar failures before it were not reported.")
-        trace = "".join(traceback.format_exception(self.error))
+        with hiding(self.hide):
+            trace = hidden("".join(traceback.format_exception(self.error)))
         return "\n".join([*lines, "", block(masked(trace))])
 
 
@@ -109,6 +116,7 @@ def _tell(notifier: Notifier, throttle: _Throttle, context: Context, error: Base
         hostname=request.hostname or socket.gethostname(),
         retries=request.retries,
         others=others,
+        hide=HIDING.get() or request_hiding(request),
     )
     try:
         notifier(failure)

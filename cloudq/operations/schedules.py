@@ -74,14 +74,15 @@ def schedules(app: CloudQ) -> ScheduleList:
     now = utc(app.runtime.clock())
     found = sorted(app.schedules.all().values(), key=attrgetter("name"))
     leader = app.schedules.states.leader() if app.backend is not None else None
-    return ScheduleList(schedules=[row_of(each, now) for each in found], leader=leader)
+    return ScheduleList(schedules=[row_of(app, each, now) for each in found], leader=leader)
 
 
-def row_of(scheduled: Schedule, now: datetime) -> ScheduleRow:
-    """Return the row of a schedule, as of now."""
+def row_of(app: CloudQ, scheduled: Schedule, now: datetime) -> ScheduleRow:
+    """Return the row of a schedule, as of now, without what is secret in its arguments."""
     entry, state = scheduled.entry, scheduled.state
     if entry is None:
         return ScheduleRow(name=scheduled.name, state="broken", problem=scheduled.error)
+    args, kwargs = app.runtime.redaction.shown(entry.task, entry.args, entry.kwargs)
     following = next(entry.runs(now), None) if scheduled.active else None
     return ScheduleRow(
         name=entry.name,
@@ -93,8 +94,8 @@ def row_of(scheduled: Schedule, now: datetime) -> ScheduleRow:
         last=None if state.sent is None else utc(state.sent).astimezone(entry.zone),
         runs=state.runs,
         stored=entry.stored,
-        args=list(entry.args),
-        kwargs=dict(entry.kwargs),
+        args=args,
+        kwargs=kwargs,
         options=dict(entry.options),
     )
 

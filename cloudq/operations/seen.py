@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 
 from cloudq.app import CloudQ
 from cloudq.driver import Peeked
@@ -13,11 +15,18 @@ from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.encryption import header_of
 from cloudq.messages.envelope import ENCRYPTED
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Redaction
 from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
 
 # An exception's class and a colon begin the reason of a task that failed.
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
+# Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
+_LOOKED_AT = 1000
+
+
+def _no_redaction() -> Redaction:
+    return Redaction((), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +43,17 @@ class Seen:
     calls: Sequence[TaskMessage] = ()
     problem: str | None = None
     named: str | None = None
+    redaction: Redaction = field(default_factory=_no_redaction, compare=False, repr=False)
+
+    @property
+    def shown(self) -> TaskMessage | None:
+        """The message without what is secret in it, as it is shown."""
+        return None if self.message is None else self.redaction.message(self.message)
+
+    @property
+    def shown_calls(self) -> list[TaskMessage]:
+        """The calls without what is secret in them, as they are shown."""
+        return [self.redaction.message(call) for call in self.calls]
 
     @property
     def id(self) -> str:
@@ -70,8 +90,8 @@ class Seen:
 
     @property
     def body(self) -> str:
-        """The body as text, for one that cannot be decoded."""
-        return self.peeked.body.decode(errors="backslashreplace")
+        """The body as text, for one that cannot be decoded, without what is secret in it."""
+        return self.redaction.body(_text(self.peeked.body))
 
     def goes_by(self, id: str) -> bool:
         """Tell whether `id` names this message, or a call in it."""
@@ -85,23 +105,27 @@ class Seen:
         Of a bundle those of its first call, and of what cannot be read the body.
         """
         if not self.calls:
-            return _short(self.body, longest)
-        first = self.calls[0]
-        positional = map(json_text, first.args)
+            start = self.peeked.body[: _LOOKED_AT * 4]  # bytes of so many characters
+            # Secrets in an object are known by their names, so it is read whole.
+            text = self.body if start.lstrip()[:1] == b"{" else _text(start)
+            return _short(masked(text, longest=_LOOKED_AT), longest)
+        first = self.redaction.message(self.calls[0])
+        write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.
-        named = (f"{key}={json_text(value)}" for key, value in masked(first.kwargs).items())
-        shown = _short(", ".join((*positional, *named)), longest)
+        kwargs = masked(first.kwargs, most=longest, longest=_LOOKED_AT)
+        named = (f"{key}={write(value)}" for key, value in kwargs.items())
+        shown = _short(_joined(chain(map(write, first.args), named)), longest)
         if self.message is None:
             return _short(f"{len(self.calls)} calls: {shown}, ...", longest)
         return shown
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain JSON: `message` as on the wire, or `body` if unreadable.
+        """Return it as plain JSON: `message` without its secrets, or `body` if unreadable.
 
         One with the calls of a bundle has them in `calls`.
         """
-        message = self.message.changed() if self.message else None
-        calls = [call.changed() for call in self.calls]
+        message = self.shown.changed() if self.shown else None
+        calls = [call.changed() for call in self.shown_calls]
         return {
             "id": self.id,
             "message_id": self.peeked.id,
@@ -120,17 +144,20 @@ class Seen:
 
 def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     """Decode a message of a queue, or keep the reason why that fails."""
+    rules = app.runtime.redaction
     try:
         found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
     except (DecodeError, ServiceError) as error:
         named = _named(peeked.body)
-        return Seen(queue=queue, peeked=peeked, problem=describe(error), named=named)
+        return Seen(
+            queue=queue, peeked=peeked, problem=describe(error), named=named, redaction=rules
+        )
     if not isinstance(found, Bundle):
-        return Seen(queue=queue, peeked=peeked, message=found, calls=[found])
+        return Seen(queue=queue, peeked=peeked, message=found, calls=[found], redaction=rules)
     calls = [call for call in found.calls if not isinstance(call, Unread)]
     unread = [call.reason for call in found.calls if isinstance(call, Unread)]
     problem = f"{len(unread)} calls cannot be read: {unread[0]}" if unread else None
-    return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem)
+    return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem, redaction=rules)
 
 
 def _named(body: bytes) -> str | None:
@@ -142,6 +169,22 @@ def _named(body: bytes) -> str | None:
     except DecodeError:
         return None
     return name if isinstance(name, str) else None
+
+
+def _text(body: bytes) -> str:
+    return body.decode(errors="backslashreplace")
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Join the first of these texts, as many as are looked at."""
+    found: list[str] = []
+    length = 0
+    for text in texts:
+        found.append(text)
+        length += len(text)
+        if length > _LOOKED_AT:
+            break
+    return ", ".join(found)
 
 
 def _short(text: str, longest: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,12 @@ from cloudq.app import CloudQ
 from cloudq.canvas.graph import Graph, graph_of
 from cloudq.canvas.join_items import JOINS, body_in, members_in, number_in
 from cloudq.canvas.slots import SHARD, join_key, shard_key
-from cloudq.driver import Item, Value
+from cloudq.driver import Item, Page, Value
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
 from cloudq.results.outline import Outline
 from cloudq.results.record import TERMINAL, Record, State
-from cloudq.results.stored import json_in
+from cloudq.results.stored import OddItem, is_list, json_in
 
 MOST = 200
 """Joins that a list looks through at most."""
@@ -79,7 +80,7 @@ def workflows(app: CloudQ, *, limit: int = 50, all_states: bool = False) -> Work
     if backend.driver.limits.billed:
         return WorkflowList(workflows=(), complete=False, problem=NOT_LISTED)
     page = backend.query(JOINS, limit=MOST)
-    started = {_join_of(item): _started(item) for item in page.items}
+    started = _started(page)
     roots = backend.get([join_key(id) for id in started])
     found: list[Workflow] = []
     for id, at in started.items():
@@ -134,7 +135,7 @@ def _join_before(id: str, backend: Backend) -> str | None:
     if backend.driver.limits.billed:
         return None
     page = backend.query(JOINS, limit=MOST)
-    joins = {join_key(join): join for join in map(_join_of, page.items)}
+    joins = {join_key(join): join for join in _started(page)}
     roots = backend.get(list(joins))
     return next((joins[key] for key, root in roots.items() if body_in(root)[0] == id), None)
 
@@ -184,7 +185,9 @@ def _workflow(
 def _left(join: str, root: Item, backend: Backend) -> list[str]:
     """Return the ids of the members that have not succeeded, of the shards that are not done."""
     open_shards = root.fields.get("shards")
-    numbers = sorted(map(int, open_shards)) if isinstance(open_shards, frozenset) else []
+    named = open_shards if isinstance(open_shards, frozenset) else ()
+    # One that is still being written has an "open" among them.
+    numbers = sorted(int(each) for each in named if re.fullmatch(r"[0-9]{1,7}", each))
     keys = {number: shard_key(join, number) for number in numbers}
     items = backend.get(list(keys.values()))
     found: list[str] = []
@@ -193,6 +196,8 @@ def _left(join: str, root: Item, backend: Backend) -> list[str]:
         if item is None:
             continue
         ids: Any = json_in(item, "ids")
+        if not is_list(ids):
+            raise OddItem(key, "its ids are no list")
         left = item.fields.get("left")
         open_ones: frozenset[str] = left if isinstance(left, frozenset) else frozenset()
         found += [
@@ -213,13 +218,15 @@ def _state_of(root: Item) -> str:
     return "done" if root.fields.get("sent") else "under way"
 
 
-def _join_of(item: Item) -> str:
-    return item.key.sort.split("#", 2)[2]
-
-
-def _started(item: Item) -> float | None:
-    at: Value = item.fields.get("at")
-    return float(at) if isinstance(at, int | float) else None
+def _started(page: Page) -> dict[str, float | None]:
+    """Return the joins of a page of their list, with the times when they were started."""
+    found: dict[str, float | None] = {}
+    for item in page.items:
+        _, sign, join = item.key.sort.partition("#")[2].partition("#")
+        at: Value = item.fields.get("at")
+        if sign:  # else another program has written it
+            found[join] = float(at) if isinstance(at, int | float) else None
+    return found
 
 
 def member_ids(app: CloudQ, join: str) -> list[str]:

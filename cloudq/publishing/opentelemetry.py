@@ -6,14 +6,19 @@ message's headers as the program's propagator writes it: W3C's `traceparent` by 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from traceback import format_exception
+from typing import Any, TypeVar
 
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import FAILED
+from cloudq.text import text_of
+
+S = TypeVar("S")
 
 
 class Spans:
@@ -49,13 +54,27 @@ class Spans:
             yield span
 
     @staticmethod
-    def ended(span: Span, state: str, error: BaseException | None, reason: str) -> None:
-        """Note in a task's span what the task came to."""
+    def ended(span: Span, outcome: S) -> S:
+        """Note in a task's span what the task came to; return the settlement that says it."""
+        given: Any = outcome
+        state, error = str(given.state or given.action), given.error
         span.set_attribute("cloudq.state", state)
         if error is not None:
-            span.record_exception(error)
+            span.record_exception(error, _texts(error, given.hide))
         if state in FAILED:
-            span.set_status(Status(StatusCode.ERROR, reason))
+            span.set_status(Status(StatusCode.ERROR, given.reason))
+        return outcome
+
+
+def _texts(error: BaseException, hide: Callable[[str], str] | None) -> dict[str, str]:
+    """Return the texts of an error without the secrets of its call; none where it has none."""
+    if hide is None:
+        return {}
+    trace = "".join(format_exception(error))
+    return {
+        "exception.message": hide(text_of(error)),
+        "exception.stacktrace": hide(trace),
+    }
 
 
 def _attributes(task: str, id: str, queue: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.json_text import json_bytes
+from cloudq.messages.redaction import Redaction
 from cloudq.messages.sealed_text import shown
 from cloudq.results.ends_log import EndsLog
 from cloudq.results.newest_first import sort_of
@@ -44,7 +45,8 @@ class Event:
     """One event of one task, at `at` (epoch seconds).
 
     `took` is its run time in seconds. `args` is JSON text of its positional and keyword
-    arguments, the beginning of it where it is long.
+    arguments, the beginning of it where it is long; where secrets are hidden in it, it ends like
+    one that is cut.
     """
 
     id: str
@@ -82,6 +84,7 @@ class History:
         arguments: bool,
         max_body: int,
         clock: Clock = real_time,
+        redaction: Redaction | None = None,
         ends: EndsLog | None = None,
     ) -> None:
         self.level = level
@@ -89,6 +92,7 @@ class History:
         self._expires = expires
         self._arguments = arguments
         self._max_body = max_body
+        self._redaction = redaction or Redaction((), {})
         self._renew()
         self._named: dict[str, float] = {}
         self._kept = KEPT[level] if ends is None else KEPT[level] | _SELDOM
@@ -158,10 +162,14 @@ class History:
         if not message.args and not message.kwargs:
             return None
         try:
-            text = json_bytes([message.args, message.kwargs]).decode()
+            shown = self._redaction.arguments(message)
+            text = json_bytes(list(shown)).decode()
         except EncodeError:  # an integer, say, that JSON in Python has and orjson has not
             return None
-        return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
+        if len(text) > _LONGEST_ARGS:
+            return f"{text[:_LONGEST_ARGS]}…"
+        # Nobody may take what is hidden for arguments to call with.
+        return text if shown == ([*message.args], message.kwargs) else f"{text}…"
 
 
 def name_of(task: str, state: State) -> str:

@@ -121,6 +121,8 @@ _NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
 _DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
 RECORD_FIELDS = frozenset(_NAMES)
 _TEXTS = ("error", "traceback")
+_TIMES = ("started_at", "finished_at")
+_LATEST = 253_402_214_400  # 9999-12-31, which has a time in every zone
 _KINDS: Mapping[str, frozenset[type]] = {
     **dict.fromkeys(_NAMES, frozenset({type(None), str})),
     **dict.fromkeys(("retries", "fence"), frozenset({int})),
@@ -132,8 +134,7 @@ _NO_KINDS: frozenset[type] = frozenset()
 _values = attrgetter(*_NAMES)
 # The fields that most records have, and the others.
 _USUAL = ("state", "task", "value", "retries", "fence", "queue", "worker")
-_USUAL_TIMES = ("started_at", "finished_at")
-_SELDOM = tuple(name for name in _NAMES if name not in (*_USUAL, *_USUAL_TIMES))
+_SELDOM = tuple(name for name in _NAMES if name not in (*_USUAL, *_TIMES))
 _seldom = attrgetter(*_SELDOM)
 _NO_SELDOM = tuple(_DEFAULTS[_NAMES.index(name)] for name in _SELDOM)
 
@@ -209,6 +210,10 @@ def from_usable(task_id: str, values: dict[str, Any]) -> Record:
     if values.get("error") is not None:
         values |= {name: shown(values[name]) for name in _TEXTS if values.get(name)}
     values["state"] = _STATES.get(values.get("state"), State.PENDING)
+    for name in _TIMES:
+        time = values.get(name)
+        if time is not None and not (isinstance(time, int | float) and 0 <= time < _LATEST):
+            del values[name]  # nor could it be shown: it is no number, or beyond the year 9999
     if values.get("scheduled") is not None:
         values["scheduled"] = DelayedMessage.from_text(str(values["scheduled"]))
     return Record(id=task_id, **values)

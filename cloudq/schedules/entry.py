@@ -296,7 +296,7 @@ def loads(name: str, text: str) -> Entry:
             enabled=read["enabled"],
             stored=True,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
             f"schedule {name!r} in the store cannot be read: {error}"
         ) from error

@@ -146,8 +146,9 @@ class Settings:
         "free, all ends",
     )
     task_events_args: bool = setting(default=True, description="events include the arguments")
-    task_events_expires: float = setting(
-        default=604_800.0, gt=0, description="how long events are kept"
+    task_events_expires: float = setting(default=604_800.0, gt=0, description="an event's lifetime")
+    redact: list[str] = setting(
+        default=[], description='names of arguments that are never shown: ["*password*", "card_*"]'
     )
     task_time_limit: float | None = setting(
         default=None, gt=0, description="a task that runs longer is stopped, and fails"
@@ -211,9 +212,7 @@ class Settings:
     max_depth: int = setting(
         default=1000, ge=1, description="longest chain of tasks that call each other"
     )
-    max_fan_out: int = setting(
-        default=1_000_000, ge=1, description="most tasks that one call may start"
-    )
+    max_fan_out: int = setting(default=1_000_000, ge=1, description="most tasks that a call starts")
     beat_schedule: Any = setting(
         default={}, description="periodic tasks in Celery's form, by schedule name"
     )

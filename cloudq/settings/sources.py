@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, str] = {
     "include": "shop.mail,shop.orders",
     "priority_queues": "orders,mail",
     "accept_content": "json,msgpack",
+    "redact": "*password*,card_*",
     "signing_apps": "shop,billing",
     "signing_keys": '{"2026-11": "a key of 32 characters, or of more"}',
     "encryption_keys": '{"2026-11": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}',

@@ -6,14 +6,23 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Unpack, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from cloudq.driver.forks import imported
 from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments, did_you_mean
 from cloudq.messages.canonical import canonical, canonical_text
+from cloudq.messages.redaction import Named, Secrecy
 from cloudq.messages.values import dump_value, from_wire, to_wire
-from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, of_result, signature_of
+from cloudq.runtime import Runtime
+from cloudq.tasks.hints import (
+    carries_model,
+    hints_of,
+    of_each,
+    of_result,
+    signature_of,
+    unpacked,
+)
 
 if TYPE_CHECKING:  # loaded for tasks with models in their hints
     from pydantic import TypeAdapter
@@ -48,6 +57,7 @@ class Arguments:
         self, name: str, function: Callable[..., object], *, bound: bool, everything: bool
     ) -> None:
         self.name = name
+        self.runtime: Runtime | None = None  # of the app that has its task
         self._function = function
         self._everything = everything
         signature = signature_of(function)
@@ -68,7 +78,7 @@ class Arguments:
 
         `LATER` stands for one that is not known yet.
         """
-        return self._each(self._validated, args, kwargs)
+        return self._checked(self._validated, args, kwargs)
 
     def sendable(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -81,13 +91,18 @@ class Arguments:
                 fits = self._least <= len(args) <= self._most
             if fits:
                 return args, kwargs
-        return self._each(self._tried, args, kwargs)
+        return self._checked(self._tried, args, kwargs)
 
     def read(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return arguments that were read from a message, whole. Raises as `check`."""
-        return self._each(self._restored, args, kwargs)
+        return self._checked(self._restored, args, kwargs)
+
+    def secrecy(self, declared: frozenset[str], named: Named | None) -> Secrecy | None:
+        """Return what is secret in calls, by the names declared, hints, and names of settings."""
+        made: Secrecy | None = _secrecy().secrecy_of(self._signature, self._hints, declared, named)
+        return made
 
     def prepare(self) -> bool:
         """Load pydantic if a call or its result may need it, so that a fork need not; say if so."""
@@ -222,7 +237,8 @@ class Arguments:
         except TypeError as error:
             # Python tells of the first fault alone, and of a missing one before an unknown one.
             said = self._unknown(kwargs) or str(error)
-            raise InvalidArguments(f"{self.name}{self._signature}: {said}") from error
+            shown = _secrecy().shown_signature(self.runtime, self.name, self._signature)
+            raise InvalidArguments(f"{self.name}{shown}: {said}") from error
         if len(self._fitting) < _MOST_FORMS:
             self._fitting.add(form)
 
@@ -233,6 +249,17 @@ class Arguments:
             return ""
         hint = did_you_mean(unknown[0], names)
         return f"there is no parameter {unknown[0]!r}{': ' if hint else ''}{hint}"
+
+    def _checked(
+        self, validate: Validate, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        try:
+            return self._each(validate, args, kwargs)
+        except (InvalidArguments, EncodeError) as error:
+            told = _secrecy().told(self.runtime, self.name, error, args, kwargs)
+            if told is error:
+                raise
+        raise told  # and not from one of pydantic's, which quotes values
 
     def _each(
         self, validate: Validate, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -293,7 +320,7 @@ class Arguments:
     @cached_property
     def _together(self) -> Sequence[str]:
         """The names of `*args` and `**kwargs` whose hint is of them together, and not of each."""
-        return [name for name in (self._star, self._stars) if _unpacked(self._hints.get(name))]
+        return [name for name in (self._star, self._stars) if unpacked(self._hints.get(name))]
 
     def _of_kind(self, kind: object) -> str:
         return next((p.name for p in self._signature.parameters.values() if p.kind is kind), "")
@@ -304,7 +331,7 @@ class Arguments:
         for name, parameter in self._signature.parameters.items():
             hint = self._hints.get(name, inspect.Parameter.empty)
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                hint = _of_each(hint)
+                hint = of_each(hint)
             if hint is not inspect.Parameter.empty and (self._everything or carries_model(hint)):
                 made[name] = self._adapter(name, hint)
         return made
@@ -343,6 +370,11 @@ def _validation() -> Any:
     return imported("cloudq.tasks.validation")
 
 
+@cache
+def _secrecy() -> Any:
+    return imported("cloudq.tasks.secrecy")
+
+
 def _without_self(
     name: str, function: Callable[..., Any], parameters: list[inspect.Parameter]
 ) -> list[inspect.Parameter]:
@@ -364,26 +396,5 @@ def _without_self(
     )
 
 
-def _of_each(hint: Any) -> Any:
-    """Return the hint in `*args` or `**kwargs` if pydantic can check it, else `Parameter.empty`.
-
-    `Unpack` has a typed dict for all keywords, or a tuple for all positions; `P.args` and the like
-    are for type checkers.
-    """
-    if _unpacked(hint):
-        (inside,) = get_args(hint) if get_origin(hint) is Unpack else (tuple[get_args(hint)],)
-        known = get_origin(inside) is tuple or is_typed_dict(inside)
-        return inside if known else inspect.Parameter.empty
-    return inspect.Parameter.empty if hasattr(hint, "__origin__") and _is_spec(hint) else hint
-
-
-def _unpacked(hint: Any) -> bool:
-    return get_origin(hint) is Unpack or getattr(hint, "__unpacked__", False)
-
-
 def _has_later(given: Iterable[Any]) -> bool:
     return any(item is LATER for item in given)
-
-
-def _is_spec(hint: Any) -> bool:
-    return type(hint).__name__ in ("ParamSpecArgs", "ParamSpecKwargs")

@@ -12,6 +12,7 @@ from typing import (
     Annotated,
     Any,
     TypeVar,
+    Unpack,
     cast,
     get_args,
     get_origin,
@@ -20,7 +21,7 @@ from typing import (
 )
 
 from cloudq.driver.log import Log
-from cloudq.messages.model_classes import is_model_class
+from cloudq.messages.model_classes import is_model_class, secret_classes
 
 log = Log("cloudq.app")
 
@@ -77,7 +78,7 @@ def _annotations(function: Callable[..., object]) -> Mapping[str, Any]:
 
 
 def carries_model(hint: object) -> bool:
-    """Say if a type hint has a model, dataclass, named tuple, typed dict, enum or annotation."""
+    """Say if a hint has a model, dataclass, named tuple, typed dict, enum, secret or annotation."""
     return _carries(hint, frozenset())
 
 
@@ -88,7 +89,7 @@ def _carries(hint: object, above: frozenset[int]) -> bool:
         kind = cast("type[object]", hint)
         return (
             is_model_class(kind)
-            or issubclass(kind, Enum)
+            or issubclass(kind, (Enum, *secret_classes()))
             or is_dataclass(kind)
             or _is_checkable(kind)
         )
@@ -120,3 +121,25 @@ def of_result(hint: Any) -> Any:
 def is_typed_dict(kind: object) -> bool:
     """Say if a type is a typed dict, of `typing` or of `typing_extensions`."""
     return isinstance(kind, type) and hasattr(kind, "__required_keys__") and issubclass(kind, dict)
+
+
+def of_each(hint: Any) -> Any:
+    """Return the hint in `*args` or `**kwargs` if pydantic can check it, else `Parameter.empty`.
+
+    `Unpack` has a typed dict for all keywords, or a tuple for all positions; `P.args` and the like
+    are for type checkers.
+    """
+    if unpacked(hint):
+        (inside,) = get_args(hint) if get_origin(hint) is Unpack else (tuple[get_args(hint)],)
+        known = get_origin(inside) is tuple or is_typed_dict(inside)
+        return inside if known else inspect.Parameter.empty
+    return inspect.Parameter.empty if hasattr(hint, "__origin__") and _is_spec(hint) else hint
+
+
+def unpacked(hint: Any) -> bool:
+    """Say if a hint is of all values of `*args` or `**kwargs` together."""
+    return get_origin(hint) is Unpack or getattr(hint, "__unpacked__", False)
+
+
+def _is_spec(hint: Any) -> bool:
+    return type(hint).__name__ in ("ParamSpecArgs", "ParamSpecKwargs")

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from cloudq.text import hidden
+
 HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 
 
 @dataclass(frozen=True, slots=True)
 class ExceptionInfo:
-    """An exception as hooks and signals get it; `str()` is its traceback."""
+    """An exception as hooks and signals get it; `str()` is its traceback, without secrets."""
 
     exception: BaseException
 
@@ -30,7 +32,7 @@ class ExceptionInfo:
     @property
     def traceback(self) -> str:
         """The traceback as text."""
-        return "".join(traceback.format_exception(self.exception))
+        return hidden("".join(traceback.format_exception(self.exception)))
 
     def __str__(self) -> str:
         return self.traceback

@@ -19,6 +19,7 @@ from cloudq.tasks.hooks import Hooks
 from cloudq.tasks.limits.keys import Keys, keys_of
 from cloudq.tasks.limits.rules import KeyRule, Throttle, throttle_of
 from cloudq.tasks.priorities import check_priority
+from cloudq.tasks.secrecy import names_of
 
 Exceptions = tuple[type[BaseException], ...]
 
@@ -58,6 +59,7 @@ class TaskOptions(TypedDict, total=False):
     serializer: str
     compression: str
     bundle: int | None
+    secret: Iterable[str]
     # Of the function that runs it: see `FunctionHints`. (`concurrency` is of the task, everywhere.)
     memory: int | None
     timeout: int | None
@@ -79,7 +81,7 @@ class Policy:
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
     the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
     `function_hints` has the hints for a deployment. `bundle` is the most calls in one message,
-    where many are published together.
+    where many are published together. `secret` names the parameters that are never shown.
     """
 
     queue: str | None = None
@@ -106,6 +108,7 @@ class Policy:
     serializer: str | None = None
     compression: str | None = None
     bundle: int | None = None
+    secret: frozenset[str] = frozenset()
 
     def retries(self, default: int) -> int | None:
         """Return the number of retries that a call may have; None for no limit."""
@@ -165,6 +168,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
             f"task {name}: idempotent is {values['idempotent']!r}: it must be True, or a function "
             "of the arguments that gives the key"
         )
+    values["secret"] = names_of(name, values.get("secret", ()))
     check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
     made = Policy(**values)
     wrong = unknown_form(made.serializer, made.compression)

@@ -8,8 +8,9 @@ from dataclasses import field
 from datetime import datetime
 from typing import Any
 
-from cloudq.driver.immutable import immutable
+from cloudq.driver.immutable import immutable, shown_repr
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import PLAIN, Secrecy
 from cloudq.tasks.checkpoints import Progress
 
 
@@ -53,6 +54,15 @@ class Request:
     asked: list[BaseException] = field(default_factory=_nothing, repr=False)
     call: str | None = None  # tells it from other calls of its id, if the caller gave the id
     message: TaskMessage | None = field(default=None, compare=False, repr=False)
+    secrecy: Secrecy | None = field(default=None, compare=False, repr=False)  # of its task
+
+    def __repr__(self) -> str:
+        args, kwargs = self._shown
+        return shown_repr(self, {"args": args, "kwargs": kwargs})
+
+    @property
+    def _shown(self) -> tuple[list[Any], dict[str, Any]]:
+        return (self.secrecy or PLAIN).shown(self.args, self.kwargs)
 
     @property
     def kept_as(self) -> str:
@@ -146,13 +156,13 @@ class Request:
 
     @property
     def argsrepr(self) -> str:
-        """The positional arguments as text."""
-        return repr(tuple(self.args))
+        """The positional arguments as text, without secrets."""
+        return repr(tuple(self._shown[0]))
 
     @property
     def kwargsrepr(self) -> str:
-        """The keyword arguments as text."""
-        return repr(dict(self.kwargs))
+        """The keyword arguments as text, without secrets."""
+        return repr(self._shown[1])
 
     @property
     def task_id(self) -> str:
@@ -219,6 +229,10 @@ class Context:
     kwargs: Mapping[str, Any]
     retried: Callable[[BaseException], bool] = field(default=_never, repr=False)
     """Tells whether an error makes the call be tried again; false for `Ignore` and `Reject`."""
+
+    def __repr__(self) -> str:
+        args, kwargs = (self.request.secrecy or PLAIN).shown(self.args, self.kwargs)
+        return shown_repr(self, {"args": args, "kwargs": kwargs})
 
 
 Call = Callable[[Context], object]

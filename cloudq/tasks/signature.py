@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeGuard, TypeVar, Unpack
 
 from cloudq.errors import InvalidArguments
 from cloudq.messages.message import new_id
+from cloudq.messages.redaction import Redaction
 from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
 from cloudq.results.result import AsyncResult
@@ -139,7 +140,9 @@ class Signature(Node[R]):
         return {key: getattr(self, key) for key in ("task", "args", "kwargs", "immutable")}
 
     def __repr__(self) -> str:
-        shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
+        rules = Redaction((), {}) if self.app is None else self.app.runtime.redaction
+        args, named = rules.shown(self.task, self.args, self.kwargs, part=not self.immutable)
+        shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())]
         return f"{self.task}({', '.join(shown)})"
 
     def first(self) -> Sequence[Node[Any]]:

@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from cloudq.amounts import count
-from cloudq.driver.immutable import immutable
+from cloudq.driver.immutable import immutable, shown_repr
 from cloudq.errors import MaxRetriesExceeded
+from cloudq.messages.redaction import Named, Secrecy
 from cloudq.results.eager import EagerResult
 from cloudq.results.names import ResultNames, SetNames
 from cloudq.results.result import AsyncResult
@@ -62,6 +63,11 @@ class Prepared(Generic[R]):
     options: Options
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        redaction = self.task.app.runtime.redaction
+        args, kwargs = redaction.shown(self.task.name, self.args, self.kwargs)
+        return shown_repr(self, {"args": args, "kwargs": kwargs})
 
 
 class Task(BoundTask, Hooks, Generic[P, R]):
@@ -150,6 +156,10 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+    def secrecy(self, named: Named | None) -> Secrecy | None:
+        """Return what is secret in its calls; `named` tells of names by the setting `redact`."""
+        return self.arguments.secrecy(self.policy.secret, named)
 
     @property
     def app(self) -> TaskApp:

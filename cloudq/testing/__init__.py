@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cloudq.testing.contracts.backend import BackendContract
     from cloudq.testing.contracts.blobs import BlobsContract
     from cloudq.testing.contracts.broker import BrokerContract
-    from cloudq.testing.contracts.keys import KeyServiceContract
+    from cloudq.testing.contracts.encryption import EncryptionContract
+    from cloudq.testing.contracts.keys import KeyServiceContract, KeyUseContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
     from cloudq.testing.contracts.schedule import OneTimeContract, OneTimeDriver, ScheduleContract
@@ -21,21 +22,28 @@ if TYPE_CHECKING:
     from cloudq.testing.draining import drain
     from cloudq.testing.kit.beats import beat
     from cloudq.testing.kit.clock import VirtualClock
+    from cloudq.testing.kit.dice import Fault
     from cloudq.testing.kit.faults import FaultPlan
+    from cloudq.testing.kit.grpc_proxy import GrpcFaultProxy
     from cloudq.testing.kit.in_memory import in_memory
-    from cloudq.testing.kit.proxy import Fault, FaultProxy
+    from cloudq.testing.kit.proxy import Answer, FaultProxy
+    from cloudq.testing.kit.wire_proxy import WireFaultProxy
     from cloudq.testing.kit.workers import Worker, run_until_idle, worker
     from cloudq.testing.waiting import collect, eventually, outgoing
 
 __all__ = [
     "AdminDriver",
+    "Answer",
     "BackendContract",
     "BlobsContract",
     "BrokerContract",
+    "EncryptionContract",
     "Fault",
     "FaultPlan",
     "FaultProxy",
+    "GrpcFaultProxy",
     "KeyServiceContract",
+    "KeyUseContract",
     "UpdateContract",
     "OrderingContract",
     "OneTimeContract",
@@ -45,6 +53,7 @@ __all__ = [
     "SchedulingContract",
     "SchedulingDriver",
     "VirtualClock",
+    "WireFaultProxy",
     "Worker",
     "beat",
     "collect",
@@ -61,7 +70,9 @@ _CONTRACTS = {
     "BackendContract": "contracts.backend",
     "BlobsContract": "contracts.blobs",
     "BrokerContract": "contracts.broker",
+    "EncryptionContract": "contracts.encryption",
     "KeyServiceContract": "contracts.keys",
+    "KeyUseContract": "contracts.keys",
     "OrderingContract": "contracts.ordering",
     "OneTimeContract": "contracts.schedule",
     "OneTimeDriver": "contracts.schedule",
@@ -72,10 +83,13 @@ _CONTRACTS = {
     "UpdateContract": "contracts.update",
 }
 _HOMES = _CONTRACTS | {
-    "Fault": "kit.proxy",
+    "Answer": "kit.proxy",
+    "Fault": "kit.dice",
     "FaultPlan": "kit.faults",
     "FaultProxy": "kit.proxy",
+    "GrpcFaultProxy": "kit.grpc_proxy",
     "VirtualClock": "kit.clock",
+    "WireFaultProxy": "kit.wire_proxy",
     "beat": "kit.beats",
     "Worker": "kit.workers",
     "collect": "waiting",

@@ -14,7 +14,8 @@ from cloudq.errors import CloudQError
 
 log = Log("cloudq.worker")
 
-_LONGEST_PAUSE = 60.0
+# Seconds between looks that fail: what is due waits meanwhile, also after one fault in passing.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
 class DelayedSender:
@@ -27,7 +28,7 @@ class DelayedSender:
     def __init__(self, broker: Broker, queues: Sequence[str], *, poll: float) -> None:
         self._broker = broker
         self._queues = [queue for queue in queues if broker.stores_delayed(queue)]
-        self._backoff = Backoff(2 * poll, _LONGEST_PAUSE, jitter=0.0)
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._poll = poll
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delayed", daemon=True)

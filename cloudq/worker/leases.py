@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ _SHORTEST = 5.0
 # has died in silence is waited for longer than a short lease lasts.
 _PATIENCE = 2.0
 
+# Seconds between two warnings that leases could not be extended.
+_WARNED_EVERY = 5.0
+
 
 class Leases:
     """Extends each lease when a third of it has passed, in the supervisor's process.
@@ -48,6 +52,7 @@ class Leases:
         self._lease = lease
         self._wake = wake
         self._stopped = threading.Event()
+        self._warned_at = -_WARNED_EVERY  # monotonic
         self._choosing = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"leases-{number}", daemon=True)
@@ -168,9 +173,15 @@ class Leases:
                 self._lost(flight)
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
         if passing:
-            log.warning(
-                "could not extend %s: %s", counted(len(passing), "lease"), passing[0].reason
-            )
+            self._warn(len(passing), passing[0].reason)
+
+    def _warn(self, count: int, reason: str) -> None:
+        """Tell of leases that wait to be extended, which is tried several times a second."""
+        now = time.monotonic()
+        level = logging.WARNING if now >= self._warned_at + _WARNED_EVERY else logging.DEBUG
+        if level == logging.WARNING:
+            self._warned_at = now
+        log.log(level, "could not extend %s: %s", counted(count, "lease"), reason)
 
     @staticmethod
     def _lost(flight: Flight) -> None:

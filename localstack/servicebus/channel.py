@@ -151,7 +151,7 @@ class Channel:
                 return False
             outcome = _apply(store, token, state)
         except Refusal as refusal:
-            if refusal.condition == errors.SERVER_BUSY and entry is not None:
+            if refusal.condition in errors.PASSING and entry is not None:
                 self._wire.unsettled[delivery] = entry
             outcome = frames.rejected(refusal.condition, refusal.description)
         if fault:

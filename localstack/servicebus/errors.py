@@ -22,8 +22,12 @@ NOT_IMPLEMENTED = "amqp:not-implemented"
 TOO_LARGE = "amqp:link:message-size-exceeded"
 UNAUTHORIZED = "amqp:unauthorized-access"
 
+PASSING = (SERVER_BUSY, INTERNAL_ERROR)
+"""Conditions under which a lock is as it was."""
+
 _STATUS = {
     ENTITY_DISABLED: 403,
+    INTERNAL_ERROR: 500,
     LIMIT_EXCEEDED: 403,
     MESSAGE_LOCK_LOST: 410,
     MESSAGE_NOT_FOUND: 404,
@@ -71,6 +75,11 @@ def session_lost(session: str) -> Refusal:
 def busy() -> Refusal:
     """The service is busy: the client should try again later."""
     return Refusal(SERVER_BUSY, "The server is busy. Wait 10 seconds and try again.")
+
+
+def failed() -> Refusal:
+    """The service failed by itself: the client may try again."""
+    return Refusal(INTERNAL_ERROR, "The service was unable to process the request; please retry.")
 
 
 def disabled(entity: str) -> Refusal:

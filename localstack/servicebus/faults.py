@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["drop", "busy", "deny", "hang"]
+Kind = Literal["drop", "busy", "error", "deny", "hang"]
+KINDS = ("drop", "busy", "error", "deny", "hang")
 Operation = Literal["transfer", "disposition", "management", "attach", "any"]
 OPERATIONS = ("transfer", "disposition", "management", "attach", "any")
 
@@ -28,16 +30,24 @@ class Fault:
     """For a hang: seconds without any answer."""
     entity: str | None = None
     """If set, only operations on this queue fail."""
+    chance: float = 1.0
+    """The share of those operations that fail."""
+    seed: int = 0
+    """Of the dice that `chance` is thrown with."""
     hits: int = 0
     seen: int = 0
+    _dice: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("drop", "busy", "deny", "hang"):
-            raise ValueError(f"kind is drop, busy, deny or hang, not {self.kind!r}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.on not in OPERATIONS:
             raise ValueError(f"on is one of {', '.join(OPERATIONS)}, not {self.on!r}")
         if self.nth < 1 or self.count < 0 or self.seconds < 0:
             raise ValueError("nth must be 1 or more, and count and seconds 0 or more")
+        if not 0 < self.chance <= 1:
+            raise ValueError("chance must be above 0, and 1 at most")
+        self._dice = random.Random(self.seed)
 
     def strikes(self, operation: str, entity: str) -> bool:
         """Count one operation, and tell whether it must fail."""
@@ -47,6 +57,8 @@ class Fault:
             return False
         self.seen += 1
         if self.seen < self.nth or (self.count and self.hits >= self.count):
+            return False
+        if self.chance < 1 and self._dice.random() >= self.chance:
             return False
         self.hits += 1
         return True
@@ -76,9 +88,9 @@ class Faults:
         self.hung_until = 0.0
 
     def strike(self, operation: Operation, entity: str) -> Fault | None:
-        """Return the fault that this operation meets: a drop or a busy answer."""
+        """Return the fault that this operation meets: a drop or a refusal."""
         for fault in self.waiting:
-            if fault.kind in ("drop", "busy") and fault.strikes(operation, entity):
+            if fault.kind in ("drop", "busy", "error") and fault.strikes(operation, entity):
                 return fault
         return None
 
@@ -92,4 +104,7 @@ class Faults:
 
     def shown(self) -> list[dict[str, Any]]:
         """The planned faults, as a reply shows them."""
-        return [asdict(fault) for fault in self.waiting]
+        return [
+            {name: value for name, value in asdict(fault).items() if name != "_dice"}
+            for fault in self.waiting
+        ]

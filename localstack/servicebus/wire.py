@@ -117,12 +117,14 @@ class Wire:
         )
 
     def strike(self, operation: Operation, path: str) -> Fault | None:
-        """Return the fault ordered for this operation. Raises `Refusal` for a busy server."""
+        """Return the fault ordered for this operation. Raises `Refusal` for a refusal."""
         fault = self.namespace.faults.strike(operation, path)
         if fault is None:
             return None
         if fault.kind == "busy":
             raise errors.busy()
+        if fault.kind == "error":
+            raise errors.failed()
         if not fault.after:
             self.peer.drop()
         return fault

@@ -17,6 +17,8 @@ from cloudq.driver.blobs import BlobAdmin, BlobGone, Blobs
 from cloudq.driver.loader import open_blobs
 from cloudq.testing import Fault, FaultProxy
 from cloudq.testing.contracts.blobs import new_key
+from cloudq_azure.faults import BLOBS as AZURE_BLOBS
+from cloudq_gcp.faults import STORAGE
 from localstack.azure import ACCOUNT
 from localstack.servers import Endpoint
 from tests.servers import unique
@@ -82,14 +84,14 @@ class Network:
 @pytest.fixture(params=["s3", "gs", "azblob"])
 def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     place = unique("faults")
-    server, url = {
-        "s3": ("aws", f"s3://{place}?endpoint_url={{}}"),
-        "gs": ("storage", f"gs://{place}?project=cloudq-tests&emulator={{}}"),
-        "azblob": ("blobs", f"azblob://{ACCOUNT}/{place}?endpoint={{}}/{ACCOUNT}"),
+    server, url, refusals = {
+        "s3": ("aws", f"s3://{place}?endpoint_url={{}}", {}),
+        "gs": ("storage", f"gs://{place}?project=cloudq-tests&emulator={{}}", STORAGE),
+        "azblob": ("blobs", f"azblob://{ACCOUNT}/{place}?endpoint={{}}/{ACCOUNT}", AZURE_BLOBS),
     }[request.param]
     endpoint: Endpoint = request.getfixturevalue(server)
     with (
-        FaultProxy(endpoint.url, seed=16, slow=0.1) as proxy,
+        FaultProxy(endpoint.url, seed=16, slow=0.1, refusals=refusals) as proxy,
         closing(open_blobs(url.format(endpoint.url))) as straight,
         closing(open_blobs(url.format(proxy.url))) as faulty,
     ):

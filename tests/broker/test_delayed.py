@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 from cloudq import BackendError, CloudQ, ConfigurationError, PublishError
 from cloudq.broker.broker import Broker
 from cloudq.broker.delayed import DelayedStore
-from cloudq.driver import Code, Failure, Limits, Outgoing
+from cloudq.driver import Change, Code, Failure, Item, Key, Limits, Outgoing
 from cloudq.results.record import State
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.delayed import DelayedSender
 from tests.support.bench import Bench
+from tests.support.faults import Outage
 
 
 def without_delay(limits: Limits) -> Limits:
@@ -230,6 +232,44 @@ def test_a_store_that_is_down_sends_nothing(app: Bench, task: Any) -> None:
     with pytest.raises(PublishError) as caught:
         task.apply_async([1], countdown=60)
     assert caught.value.code == Code.UNREACHABLE
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_store_that_fails_once_holds_no_due_message_back(
+    app: Bench, task: Any, at: int, after: bool
+) -> None:
+    """The claim to send, or its end, is refused once, with and without effect."""
+    first = task.apply_async(["first"], countdown=60)
+    app.clock.ahead += 61
+    calls = count()
+    update = app.store.update
+
+    def failing(key: Key, change: Change) -> Item:
+        fails = next(calls) == at
+        if fails and not after:
+            raise Outage("before")
+        done = update(key, change)
+        if fails:
+            raise Outage("after")
+        return done
+
+    app.store.update = failing  # pyright: ignore[reportAttributeAccessIssue]
+    app.broker.send_delayed("default")
+    second = task.apply_async(["second"], countdown=1)
+    app.clock.ahead += 2
+    app.broker.send_delayed("default")
+    assert [m["id"] for m in app.sent()] == [first.id, second.id]
+
+
+def test_a_worker_looks_again_soon_after_a_look_that_failed(app: Bench, task: Any) -> None:
+    parked = DelayedSender(app.broker, ["default"], poll=1e9)
+    app.store.down = {"all"}
+    parked.start()
+    try:
+        eventually(lambda: app.store.calls["query"] >= 3)
+    finally:
+        parked.stop()
 
 
 def test_without_a_store_a_delay_is_refused_at_the_call(app: Bench, task: Any) -> None:

@@ -252,6 +252,9 @@ def test_celery_is_read_only_where_its_queue_says_so() -> None:
         ({"serializer": "yaml"}, "in json, not yaml"),
         ({"task": "cloudq.collect"}, "which has no such task"),
         ({"chain": [{"task": "cloudq.map"}]}, "which has no such task"),
+        ({"task": "cloudq.map", "args": [None, [1]]}, "the name of a task, and a list"),
+        ({"task": "cloudq.starmap", "args": ["t", None]}, "the name of a task, and a list"),
+        ({"task": "cloudq.map", "args": ["t"]}, "the name of a task, and a list"),
     ],
 )
 def test_what_celery_has_no_word_for_is_refused(fields: dict[str, Any], reason: str) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr
 from typing_extensions import TypedDict
 
 from cloudq import CloudQ, State
@@ -207,9 +207,10 @@ def _(app: CloudQ) -> None:
     assert _sent(app, Color.RED, _takes_color) == "strred"
 
 
-@says("a field that its own validation changes once more, a `SecretStr`.")
+@says("pydantic's `SecretStr`, `SecretBytes` and `Secret`")
 def _(app: CloudQ) -> None:
-    _is_refused(app, Secret(word=SecretStr("x")))
+    assert _sent(app, [SecretStr("x"), SecretBytes(b"x")]) == [SecretStr("x"), SecretBytes(b"x")]
+    assert _sent(app, Secret(word=SecretStr("x"))) == {"word": SecretStr("x")}
 
 
 @says("A result that its return hint would not read ends the task with that error as a FAILURE")

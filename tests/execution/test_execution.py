@@ -727,6 +727,25 @@ def test_a_dead_letter_that_is_sent_again_is_run_again(plain: CloudQ) -> None:
     assert admin.peek_dead("default", count=10) == []
 
 
+def test_a_worker_that_stood_still_before_a_burial_does_not_run_the_task_again(app: Bench) -> None:
+    runs: list[int] = []
+
+    def fails() -> None:
+        runs.append(1)
+        raise ValueError("broken")
+
+    result = task_of(app, fails, dead_letter=True).delay()
+    first = app.one()
+    app.lose_leases()
+    assert app.step().state is State.FAILURE
+    ended = app.record(result)
+    late = app.settle(first)
+    assert (late.action, late.state) == (Action.NOTHING, None)
+    app.finish(first, late)
+    assert app.record(result) == ended
+    assert len(runs) == len(app.dead()) == 1
+
+
 def test_a_task_that_puts_itself_back_is_no_hot_loop(plain: CloudQ) -> None:
     @plain.task(name="later")
     def later() -> None:

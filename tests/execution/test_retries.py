@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from cloudq import (
     State,
     Task,
 )
+from cloudq.driver.log import Log
+from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Action
 from cloudq.tasks.options import policy
 from tests.support.bench import Bench
@@ -346,3 +349,39 @@ def test_an_untracked_retry_is_not_recorded(app: Bench) -> None:
     result = task.delay()
     app.step()
     assert app.state(result) is State.PENDING
+
+
+def test_a_redelivery_of_what_was_retried_leaves_the_payload_to_its_next_try(
+    tmp_path: Path,
+) -> None:
+    app = CloudQ(
+        "payloads",
+        broker=f"memory://{tmp_path.name}",
+        payload_store=f"file:///{tmp_path}/payloads",
+        payload_store_over=2000,
+        default_retry_delay=0.0,
+    )
+
+    @app.task(bind=True, autoretry_for=[OSError], track_started=True)
+    def sized(self: Task[..., Any], text: str) -> int:
+        if not self.request.retries:
+            raise OSError("busy")
+        return len(text)
+
+    with app:
+        result = sized.delay("x" * 3000)
+        consumer = Consumer(app.executor(), log=Log("test"))
+        [first] = app.broker.receive("default", count=1, wait=0.0, lease=60.0)
+        jobs, _ = consumer.open([first])
+        consumer.commit([(first, consumer.run_job(jobs[0]))])
+        # The worker dies before it acks the message, which comes again.
+        app.broker.release([first])
+        again, copy = sorted(
+            app.broker.receive("default", count=2, wait=0.0, lease=60.0),
+            key=lambda delivery: -delivery.attempts,
+        )
+        assert (again.attempts, copy.attempts) == (2, 1)
+        assert [settled.reason for _, settled in consumer.consume([again])] == ["already done"]
+        consumer.consume([copy])
+        assert result.get(timeout=0) == 3000
+        assert not [each for each in (tmp_path / "payloads").rglob("*") if each.is_file()]

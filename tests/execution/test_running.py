@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import replace
@@ -426,6 +428,34 @@ def test_no_thread_is_made_before_the_first_alarm() -> None:
     before = threading.active_count()
     Alarms()
     assert threading.active_count() == before
+
+
+def test_a_cancelled_alarm_holds_nothing_of_what_it_was_for() -> None:
+    """That is a batch of Lambda's, say, with megabytes of messages, for as long as its timeout."""
+
+    class Batch:
+        def late(self) -> None: ...
+
+    batch, alarms = Batch(), Alarms()
+    held = weakref.ref(batch)
+    alarm = Alarm(batch.late)
+    alarms.set(3600.0, alarm)
+    alarm.cancel()
+    del batch
+    gc.collect()
+    assert held() is None
+
+
+def test_the_thread_of_the_alarms_ends_when_none_is_left_and_another_is_made() -> None:
+    before = threading.active_count()
+    alarms, rung = Alarms(idle=0.01), threading.Event()
+    far = Alarm(rung.set)
+    alarms.set(3600.0, far)
+    far.cancel()
+    eventually(lambda: threading.active_count() == before)
+    alarms.set(0.0, Alarm(rung.set))
+    assert rung.wait(60.0)
+    eventually(lambda: threading.active_count() == before)
 
 
 def test_a_cancellation_from_outside_stays_one() -> None:

@@ -48,18 +48,18 @@ class Order:
     id: int
 
 
-def make_app(name: str) -> CloudQ:
+def make_app(name: str, **settings: Any) -> CloudQ:
     """Make an app with a task of every kind that the bodies name."""
-    app = CloudQ(
-        "fuzz",
-        broker=f"memory://{name}",
-        queue_accept={QUEUE: ["celery"]},
-        signing_keys={key: value.decode() for key, value in KEYS.items()},
-        signing_required=False,
-        task_events="tracked",
-        default_retry_delay=0.0,
-        max_retries=2,
-    )
+    given: dict[str, Any] = {
+        "broker": f"memory://{name}",
+        "queue_accept": {QUEUE: ["celery"]},
+        "signing_keys": {key: value.decode() for key, value in KEYS.items()},
+        "signing_required": False,
+        "task_events": "tracked",
+        "default_retry_delay": 0.0,
+        "max_retries": 2,
+    }
+    app = CloudQ("fuzz", **(given | settings))
     app.task(name="echo")(_echo)
     app.task(name="boom", autoretry_for=[KeyError])(_boom)
     app.task(name="again", bind=True, max_retries=2)(_again)
@@ -110,16 +110,17 @@ async def _awaited(*args: object) -> object:
 
 
 class Drive:
-    """A worker's steps over one app after the other."""
+    """A worker's steps over one app after the other, which have these settings too."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.found = Findings()
+        self._settings = settings
         self._apps = 0
 
     def run(self, bodies: Sequence[bytes]) -> None:
         """Take bodies through an app of their own, in batches beside calls that must succeed."""
         self._apps += 1
-        with make_app(f"fuzz-{self._apps}-{id(self)}") as app:
+        with make_app(f"fuzz-{self._apps}-{id(self)}", **self._settings) as app:
             consumer = Consumer(app.executor(), log=Log("tests.fuzz"))
             for start in range(0, len(bodies), 9):
                 self._batch(app, consumer, bodies[start : start + 9], f"good-{start}")

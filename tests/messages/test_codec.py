@@ -186,6 +186,10 @@ def test_a_body_may_not_open_by_other_algorithms() -> None:
         (sealed(type="yaml", body="!!python/object/apply:os.getcwd []"), "malformed yaml"),
         (sealed(type="yaml", body="[" * 5000), "malformed yaml"),
         (sealed(type="yaml", body="!!binary aGk="), "JSON cannot say"),
+        *[
+            (sealed(type="yaml", body=f"a: {value}"), "malformed yaml: ")
+            for value in ("!!timestamp x", "!!bool 1", "!!int ''", "!!float x", "!!int [1]")
+        ],
         (sealed(type="yaml", body="a: &a [1]\nb: *a"), "aliases"),
         (sealed(type="yaml", body="{v: 1, id: a, task: t}"), "yaml around json"),
         (sealed(type="yaml", body="x"), "not an object"),
@@ -259,6 +263,29 @@ def test_a_signature_is_for_one_queue_and_for_the_apps_that_are_named() -> None:
     with pytest.raises(DecodeError, match="app 'web'"):
         read(signer(), signer(app="web").encode(PLAIN))
     assert read(signer(apps=frozenset({"web"})), signer(app="web").encode(PLAIN)) == PLAIN
+
+
+@pytest.mark.parametrize("app", [[], {}, ["shop"], None, 1, True, {"shop": 1}])
+def test_a_signer_may_name_its_app_by_no_text(app: object) -> None:
+    rest = sealed(app=app, queue="orders", body={"v": 1, "id": "a", "task": "t"})[len(b'{"v":2,') :]
+    body = signer().keyring.signed(rest.lstrip())
+    with pytest.raises(DecodeError, match="bad signature: it is app"):
+        read(signer(), body)
+
+
+@pytest.mark.parametrize(
+    ("until", "counts"),
+    [(10**400, True), (-(10**400), False), (1e308, True)],
+    ids=["late", "early", "a float"],
+)
+def test_a_signer_may_name_any_time(until: float, *, counts: bool) -> None:
+    body = {"v": 1, "id": "a", "task": "t"}
+    rest = sealed(app="shop", queue="orders", until=until, body=body)[len(b'{"v":2,') :]
+    if counts:
+        assert read(signer(), signer().keyring.signed(rest)).id == "a"
+    else:
+        with pytest.raises(DecodeError, match="it has expired"):
+            read(signer(), signer().keyring.signed(rest))
 
 
 def test_a_signature_expires() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Peeked
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.redaction import Redaction
 from cloudq.operations import audit, dead_actions, dead_letters, queues
 from cloudq.operations.audit import Actor
 from cloudq.operations.dead_actions import Edit
@@ -264,3 +266,30 @@ def test_the_payloads_of_a_deleted_letter_go_with_it(tmp_path: Path, by: Actor) 
 
 def _files(folder: Path) -> int:
     return sum(1 for each in folder.rglob("*") if each.is_file())
+
+
+def test_of_megabytes_only_what_is_shown_is_looked_at() -> None:
+    """A secret may begin in what is looked at, and end far behind it."""
+    long = "password='" + "a b " * 250_000 + "' "
+    unread = Peeked(id="p", body=long.encode(), attempts=1, handle="p")
+    body = Seen(queue="q", peeked=unread, problem="unreadable").arguments()
+    assert body.startswith("password='***'")
+    for args, kwargs in (([long, 1], {}), ([], {"a": long}), ([[long] * 9], {"b": [long] * 9})):
+        message = TaskMessage(id="a", task="t", args=args, kwargs=kwargs)
+        seen = Seen(queue="q", peeked=unread, message=message, calls=[message])
+        tracemalloc.start()
+        shown = seen.arguments(160)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert "a b" not in shown
+        assert "***" in shown
+        assert peak < 500_000, "the whole text was copied"
+
+
+def test_a_secret_in_a_large_body_that_cannot_be_read_is_not_shown() -> None:
+    body = json.dumps({"v": 99, "task": "t", "kwargs": {"card": "4111"}, "more": "x" * 20_000})
+    unread = Peeked(id="p", body=body.encode(), attempts=1, handle="p")
+    redaction = Redaction(("card",), {})
+    seen = Seen(queue="q", peeked=unread, problem="unreadable", redaction=redaction)
+    assert "4111" not in seen.arguments()
+    assert "***" in seen.arguments(100)

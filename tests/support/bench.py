@@ -33,9 +33,9 @@ class Clock:
         self.ahead = 0.0
         self._still: float | None = None
 
-    def stand_still(self) -> None:
+    def stand_still(self, at: float | None = None) -> None:
         """Let no time pass but what a test wants, so that each run of it is the same."""
-        self._still = _REAL()
+        self._still = _REAL() if at is None else at
 
     def __call__(self) -> float:
         if self._still is None:

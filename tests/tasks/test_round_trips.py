@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import namedtuple
 from dataclasses import InitVar, dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, auto
 from ipaddress import IPv4Address
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType
 from zoneinfo import ZoneInfo
 
+import pydantic
 import pytest
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from pydantic import (
     HttpUrl,
     Json,
     RootModel,
+    SecretBytes,
     SecretStr,
     StrictInt,
     field_serializer,
@@ -117,6 +119,10 @@ class Spot:
     kinds: frozenset[Kind] = frozenset()
 
 
+class Secret(BaseModel):
+    key: SecretStr
+
+
 VIENNA = ZoneInfo("Europe/Vienna")
 OrderId = NewType("OrderId", Order)
 
@@ -155,7 +161,44 @@ WHOLE: list[tuple[Any, Any]] = [
     (Any, {(1, (2, frozenset({3}))): {(4, 5)}}),
     (Any, datetime(2026, 10, 25, 2, 30, tzinfo=VIENNA, fold=1)),
     (Any, time(12, tzinfo=VIENNA)),
+    (SecretStr, SecretStr("s")),
+    (SecretStr | None, SecretStr("s")),
+    (SecretBytes, SecretBytes(b"\xff")),
+    (pydantic.Secret[date], pydantic.Secret[date](date(2030, 1, 2))),
+    (list[SecretStr], [SecretStr("a"), SecretStr("")]),
+    (Secret, Secret(key=SecretStr("k"))),
+    (dict[str, Secret], {"a": Secret(key=SecretStr("k"))}),
+    (Any, {"a": [SecretStr("s"), SecretBytes(b"b")]}),
+    (Any, {SecretStr("a"): {SecretStr("s")}}),
 ]
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
+@pytest.mark.parametrize("hint", [SecretStr, Any])
+def test_a_secret_comes_back_by_each_serializer(hint: Any, serializer: str) -> None:
+    keys = {"signing_keys": {"k": "s" * 32}}
+    app = CloudQ("demo", broker="memory://", accept_content=["json", serializer], **keys)
+    seen: list[Any] = []
+
+    def take(value):  # type: ignore[no-untyped-def]
+        seen.append(value)
+
+    take.__annotations__ = {"value": hint}
+    app.task(name="take", serializer=serializer)(take).delay(SecretStr("four words"))
+    drain(app)
+    assert seen == [SecretStr("four words")]
+
+
+def test_a_text_for_a_secret_arrives_as_one(plain: CloudQ) -> None:
+    seen: list[Any] = []
+
+    @plain.task(name="take")
+    def take(value: SecretStr) -> None:
+        seen.append(value)
+
+    take.delay("four words")  # type: ignore[arg-type]
+    drain(plain)
+    assert seen == [SecretStr("four words")]
 
 
 @pytest.mark.parametrize(("hint", "value"), WHOLE)
@@ -187,10 +230,6 @@ class Doubled(BaseModel):
     text: Annotated[str, AfterValidator(lambda text: text * 2)]
 
 
-class Secret(BaseModel):
-    key: SecretStr
-
-
 @dataclass
 class Made:
     x: int
@@ -205,7 +244,6 @@ LESS: list[tuple[Any, Any]] = [
     (Order, Dog(id=1, name="rex")),
     (list[Order], [Dog(id=1, name="rex")]),
     (Doubled, Doubled(text="a")),
-    (Secret, Secret(key=SecretStr("k"))),
     (Made, Made(1, 2)),
     (Annotated[int, AfterValidator(lambda number: number + 1)], 1),
     (Order, Order.model_construct(id="none")),

@@ -89,9 +89,9 @@ def servicebus_place(servicebus: Endpoint, tables: Endpoint, tmp_path: Path) -> 
     place.close()
 
 
-def make(place: Place) -> None:
+def make(place: Place, lease: float = 5) -> None:
     """Make the queue and the table of a place."""
-    place.app.broker.admin.create(place.queue, lease=5, max_deliveries=30)
+    place.app.broker.admin.create(place.queue, lease=lease, max_deliveries=30)
     assert place.app.backend is not None
     assert isinstance(place.app.backend.driver, StoreAdmin)
     place.app.backend.driver.create_store()

@@ -28,9 +28,9 @@ def note(entry: object) -> None:
     os.close(ledger)
 
 
-def held() -> None:
+def held(by: str = "go") -> None:
     """Wait until the test lets its tasks go on: `Place.let_go`."""
-    while not os.path.exists(os.environ["DRILL_LEDGER"] + ".go"):
+    while not os.path.exists(f"{os.environ['DRILL_LEDGER']}.{by}"):
         time.sleep(0.02)
 
 
@@ -39,6 +39,20 @@ def work(number: int, seconds: float) -> int:
     time.sleep(seconds)
     note(number)
     return number * 2
+
+
+@app.task
+def tally(number: int, seconds: float) -> int:
+    """Notes, in a line as long as every other, in which process it has run."""
+    time.sleep(seconds)
+    note(f"{number:>7} {os.getpid():>9}")
+    return number * 2
+
+
+@app.task
+def weigh(name: str, text: str) -> int:
+    note(name)
+    return len(text)
 
 
 @app.task
@@ -57,6 +71,14 @@ def hold(name: str) -> str:
     held()
     note(f"end {name}")
     return name
+
+
+@app.task
+def hold_here(name: str) -> int:
+    """Says where it starts, waits until the test lets this process go on, and tells which it is."""
+    note(f"{name} {os.getpid()}")
+    held(f"{os.getpid()}")
+    return os.getpid()
 
 
 @app.task

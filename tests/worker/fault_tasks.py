@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from drill_tasks import note  # found through PYTHONPATH, as a user's module is
 
 from cloudq import CloudQ, Task
 
 app = CloudQ("drills")
+
+
+def _skew(seconds: float) -> None:
+    """Let the clock of this process be wrong by so many seconds."""
+    right = time.time
+    time.time = lambda: right() + seconds
+
+
+if os.environ.get("DRILL_SKEW", "0.0") != "0.0":
+    _skew(float(os.environ["DRILL_SKEW"]))
 
 
 @app.task(name="charge", bind=True, idempotent=True, max_retries=5, default_retry_delay=0.0)

@@ -49,9 +49,9 @@ class Place:
     def entries(self) -> list[str]:
         return self.ledger.read_text().splitlines() if self.ledger.exists() else []
 
-    def let_go(self) -> None:
-        """Let the tasks go on that wait for it."""
-        Path(f"{self.ledger}.go").touch()
+    def let_go(self, pid: int | None = None) -> None:
+        """Let the tasks go on that wait for it, or with a `pid` those of this process."""
+        Path(f"{self.ledger}.{pid or 'go'}").touch()
 
     def counts(self) -> Counter[str]:
         return Counter(self.entries())

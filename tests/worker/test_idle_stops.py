@@ -18,8 +18,8 @@ from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUs
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.leases import FIRST
 from localstack.servers import Endpoint
+from tests.worker.fault_drill import LEASE, WORKER, drilled
 from tests.worker.harness import until
-from tests.worker.test_fault_drill import LEASE, WORKER, drilled
 
 # ---- at a terminal
 

@@ -15,8 +15,8 @@ from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUs
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.slots import Slots
 from localstack.servers import Endpoint
+from tests.worker.fault_drill import drilled
 from tests.worker.harness import until
-from tests.worker.test_fault_drill import drilled
 
 pytestmark = pytest.mark.drill
 

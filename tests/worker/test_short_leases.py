@@ -29,8 +29,8 @@ from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
 from localstack.servers import Endpoint
 from tests.support.faults import FaultyBroker
+from tests.worker.fault_drill import LEASE, drilled
 from tests.worker.harness import until
-from tests.worker.test_fault_drill import LEASE, drilled
 
 
 class Unextended(_Handler):

@@ -101,9 +101,9 @@ def show(
     if json:
         emit(seen.as_json())
         return
-    content: object = seen.message.changed() if seen.message else None
+    content: object = seen.shown.changed() if seen.shown else None
     if content is None and seen.calls:
-        content = [call.changed() for call in seen.calls]
+        content = [call.changed() for call in seen.shown_calls]
     sent = local(seen.peeked.sent_at)
     fields(
         (
@@ -251,7 +251,7 @@ def export(
     older_than: OlderOption = None,
     newer_than: NewerOption = None,
 ) -> None:
-    """Print dead letters as JSON lines, one each, with their messages as on the wire."""
+    """Print dead letters as JSON lines, one each, with their messages but for secrets."""
     chosen = chosen_by(task, error, reason, exception, older_than, newer_than, ids=ids)
     app = target.open()
     require_file(app)

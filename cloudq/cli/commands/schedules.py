@@ -282,9 +282,9 @@ def _json(option: str, text: str, kind: type[Any]) -> Any:
         read = json_text.loads(text)
     except ValueError as error:
         form = "[1, 2]" if option == "--args" else '{"x": 1}'
-        raise ConfigurationError(f"{option} {text}: not JSON such as {form}: {error}") from error
+        raise ConfigurationError(f"{option} is not JSON such as {form}: {error}") from error
     if not isinstance(read, kind):
-        raise ConfigurationError(f"{option} {text}: give a JSON {kind.__name__}")
+        raise ConfigurationError(f"{option}: give a JSON {kind.__name__}")
     return read
 
 

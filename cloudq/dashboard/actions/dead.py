@@ -127,11 +127,13 @@ def _edit(visit: Visit, letters: Sequence[Seen]) -> Edit | None:
     """Read the changed arguments; those of a single letter may have secrets that stay."""
     form = visit.form
     message = letters[0].message if len(letters) == 1 else None
+    shown = letters[0].shown if message is not None else None
     return edit_of(
         form.get("args"),
         form.get("kwargs"),
         args_before=list(message.args) if message is not None else None,
         kwargs_before=dict(message.kwargs) if message is not None else None,
+        shown=None if shown is None else (list(shown.args), dict(shown.kwargs)),
     )
 
 

@@ -22,19 +22,23 @@ def edit_of(
     *,
     args_before: Sequence[Any] | None = None,
     kwargs_before: Mapping[str, Any] | None = None,
+    shown: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
 ) -> Edit | None:
     """Read an edit from the JSON of a list and an object; None where both are empty.
 
-    A value that is shown as `***` stays what it was. Raises `ConfigurationError`.
+    A value that is shown as `***` stays what it was; `shown` are the arguments before as they were
+    shown, if some are secret. Raises `ConfigurationError`.
     """
     given_args: Any = _read("arguments", args, list)
     given_kwargs: Any = _read("named arguments", kwargs, dict)
     if given_args is None and not given_kwargs:
         return None
+    before = list(args_before or ()), dict(kwargs_before or {})
+    seen = before if shown is None else shown
     if given_args is not None:
-        given_args = restored(given_args, list(args_before or ()))
+        given_args = restored(given_args, before[0], seen[0])
     if given_kwargs:
-        given_kwargs = restored(given_kwargs, dict(kwargs_before or {}))
+        given_kwargs = restored(given_kwargs, before[1], seen[1])
     _refuse_hidden(given_args)
     _refuse_hidden(given_kwargs)
     named: dict[str, Any] = given_kwargs or {}
@@ -51,23 +55,26 @@ def changes(edit: Edit) -> str:
     return ", ".join([*places, *names])
 
 
-def restored(given: Any, before: Any) -> Any:
-    """Return what was given, with the secrets of `before` where it has them hidden."""
-    if given in (before, masked(before)):
+def restored(given: Any, before: Any, shown: Any) -> Any:
+    """Return what was given, with the secrets of `before` where they were `shown` hidden."""
+    if given in (before, masked(shown)):
         return before
     if is_object(given) and is_object(before):
         # Whether a value is hidden depends on its name, so each is looked at with it.
-        return {name: _named(name, each, before) for name, each in given.items()}
+        seen = shown if is_object(shown) else before
+        return {name: _named(name, each, before, seen) for name, each in given.items()}
     if is_list(given) and is_list(before) and len(given) == len(before):
-        return [restored(*pair) for pair in zip(given, before, strict=True)]
+        seen = shown if is_list(shown) and len(shown) == len(before) else before
+        return [restored(*each) for each in zip(given, before, seen, strict=True)]
     return given
 
 
-def _named(name: str, given: Any, before: Mapping[str, Any]) -> Any:
+def _named(name: str, given: Any, before: Mapping[str, Any], shown: Mapping[str, Any]) -> Any:
     if name not in before:
         return given
     was = before[name]
-    return was if masked({name: was})[name] == given else restored(given, was)
+    seen = shown.get(name, was)
+    return was if masked({name: seen})[name] == given else restored(given, was, seen)
 
 
 def _refuse_hidden(value: Any) -> None:

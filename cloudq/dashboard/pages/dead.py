@@ -225,9 +225,11 @@ def _group(group: dead_letters.DeadGroup) -> GroupRow:
 
 def _letter(app: CloudQ, queue: str, id: str, visit: Visit) -> Letter:
     seen = dead_letters.one(app, queue, id)
-    message = seen.message
+    message = seen.shown
     may = visit.operates
-    calls = [call.changed() for call in seen.calls] if message is None and seen.calls else None
+    calls = (
+        [call.changed() for call in seen.shown_calls] if message is None and seen.calls else None
+    )
     return Letter(
         row=letter_row(seen, visit),
         headers=pretty(message.headers) if message is not None and message.headers else None,

@@ -8,7 +8,7 @@ from typing import Any, cast
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, InvalidArguments
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.limits.rules import KeyRule, check_template, key_text
+from cloudq.tasks.limits.rules import KeyRule, Throttle, check_template, fields_in, key_text
 
 
 @immutable
@@ -90,3 +90,24 @@ def check_keys(task: str, keys: Keys | None, parameters: Sequence[str], *, open:
     if keys is not None:
         check_template(task, "group_key", keys.group_key, parameters, open=open)
         check_template(task, "dedup_key", keys.dedup_key, parameters, open=open)
+
+
+def check_shown(
+    task: str, throttle: Throttle | None, keys: Keys | None, secret: frozenset[str]
+) -> None:
+    """Check that no key template names a secret parameter: a key is stored and shown as it is.
+
+    Raises `ConfigurationError`.
+    """
+    rules: dict[str, object] = {}
+    if throttle is not None and secret:
+        concurrency = throttle.concurrency
+        rules |= {"concurrency": concurrency and concurrency.key, "unique": throttle.unique}
+    if keys is not None and secret:
+        rules |= {"group_key": keys.group_key, "dedup_key": keys.dedup_key}
+    for option, rule in rules.items():
+        if isinstance(rule, str) and (shown := secret.intersection(fields_in(rule))):
+            raise ConfigurationError(
+                f"task {task}: {option} is {rule!r}, and {min(shown)} is secret: a key is shown. "
+                "Give a function that returns a hash of it"
+            )

@@ -188,6 +188,12 @@ def check_templates(
         check_template(task, option, rule, parameters, open=open)
 
 
+def fields_in(rule: str) -> list[str]:
+    """Return the parameters that a template names. Raises `ValueError` for what is none."""
+    fields = [name for _, name, _, _ in string.Formatter().parse(rule) if name is not None]
+    return [re.split(r"[.\[]", field)[0] for field in fields]
+
+
 def check_template(
     task: str, option: str, rule: object, parameters: Sequence[str], *, open: bool
 ) -> None:
@@ -198,11 +204,10 @@ def check_template(
     if not isinstance(rule, str):
         return
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(rule) if name is not None]
+        fields = fields_in(rule)
     except ValueError as error:
         raise ConfigurationError(f"task {task}: {option} is {rule!r}: {error}") from error
-    for field in fields:
-        name = re.split(r"[.\[]", field)[0]
+    for name in fields:
         if name not in parameters and not (open and name.isidentifier()):
             raise ConfigurationError(
                 f"task {task}: {option} is {rule!r}, and the task has no parameter {name!r}: "

@@ -4,55 +4,52 @@ from __future__ import annotations
 
 import http.client
 import json
-import random
 import socket
-import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from enum import StrEnum
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from cloudq.testing.kit.dice import REFUSED, RESET, Dice, Fault
 
 _TIMEOUT = 60.0
 _HOP_BY_HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
 # Checksums of an answer, which may be changed here.
 _CHECKSUMS = frozenset({"x-amz-crc32"})
 _TARGET = "X-Amz-Target"
-# Sends a reset when the socket is closed, in place of an orderly end.
-_RESET = struct.pack("ii", 1, 0)
-
 
 Part = tuple[bytes | None, Callable[[Any], Any]]
 Batches = Callable[[Mapping[str, str], bytes, Callable[[int], int]], Part | None]
 
 
-class Fault(StrEnum):
-    """The faults of one request."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer of a service over HTTP, which a proxy gives in its place."""
 
-    ERROR = "500"
-    THROTTLED = "throttled"
-    RESET_BEFORE = "reset before"  # the service never sees the request
-    RESET_AFTER = "reset after"  # the request has its effect, and its answer is lost
-    SLOW = "slow"
-    CUT = "cut"  # the request has its effect, and half of its answer comes
-    PARTIAL = "partial"  # a batch without one of its elements, which the answer says
-    EMPTY = "empty"  # 200 without a body; the service never sees the request
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class FaultProxy:
+class FaultProxy(Dice):
     """Passes requests on to `upstream`, and lets each fail with the chances in `chances`.
 
     Give its `url` as the service's endpoint, within a `with` block. The dice are thrown with
     `seed`, in the order in which requests come. `chances` may be changed at any time; a request
     has one fault at most. `counts` has how often each came, and `requests` the number of all.
+
+    `refusals` are the service's own words for `Fault.ERROR` and `Fault.THROTTLED`, where they are
+    not those of AWS. `cloudq_azure.faults` and `cloudq_gcp.faults` have those of theirs.
+
     Only what `batches` knows can fail in parts: it is given the headers and the body of a request
     and a function that chooses one of so many elements, and returns the body without one of them
-    (None if it had no other) with what adds to the answer that this one has failed; None for a
-    request that is no batch. `cloudq_aws.partial.held_back` knows those of SQS and DynamoDB.
+    (None if it had no other) with what adds to the answer that this one has failed, or makes a
+    whole `Answer` of it; None for a request that is no batch. `cloudq_aws.partial.held_back` knows
+    those of SQS and DynamoDB.
     """
 
     def __init__(
@@ -63,14 +60,11 @@ class FaultProxy:
         chances: Mapping[Fault, float] | None = None,
         slow: float = 1.0,
         batches: Batches | None = None,
+        refusals: Mapping[Fault, Answer] | None = None,
     ) -> None:
-        self.chances = dict(chances or {})
-        self.counts: Counter[Fault] = Counter()
-        self.requests = 0
-        self.slow = slow
+        super().__init__(seed=seed, chances=chances, slow=slow)
+        self.refusals = dict(refusals or {})
         self._batches = batches
-        self._dice = random.Random(seed)
-        self._lock = threading.Lock()
         self._server = _Server(self, upstream)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="proxy", daemon=True
@@ -95,30 +89,9 @@ class FaultProxy:
         self._server.server_close()
         self._thread.join()
 
-    def fault(self, *, in_parts: bool) -> Fault | None:
-        """Throw the dice for one request, which is a batch if it can fail `in_parts`."""
-        with self._lock:
-            self.requests += 1
-            thrown = self._dice.random()
-            for fault, chance in self.chances.items():
-                thrown -= chance
-                if thrown < 0:
-                    if fault is Fault.PARTIAL and not in_parts:
-                        return None
-                    self.counts[fault] += 1
-                    return fault
-        return None
-
     def part(self, headers: Mapping[str, str], body: bytes) -> Part | None:
         """Take an element out of a request that is a batch."""
-        return self._batches(headers, body, self._choose) if self._batches is not None else None
-
-    def _choose(self, count: int) -> int:
-        with self._lock:
-            return self._dice.randrange(count)
-
-
-_REFUSED = frozenset({Fault.RESET_BEFORE, Fault.ERROR, Fault.THROTTLED, Fault.EMPTY})
+        return self._batches(headers, body, self.choose) if self._batches is not None else None
 
 
 class _Server(ThreadingHTTPServer):
@@ -143,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self._server.proxy
         part = proxy.part(dict(self.headers.items()), body)
         fault = proxy.fault(in_parts=part is not None)
-        if fault is not None and fault in _REFUSED:
+        if fault is not None and fault in REFUSED:
             self._refuse(fault)
             return
         if fault is Fault.SLOW:
@@ -177,8 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
     def _refuse(self, fault: Fault) -> None:
+        own = self._server.proxy.refusals.get(fault)
         if fault is Fault.RESET_BEFORE:
             self._reset()
+        elif own is not None:
+            self._answer(own.status, own.headers, own.body)
         elif fault is Fault.ERROR:
             self._answer(500, {}, b'{"__type": "InternalServerError", "message": "as planned"}')
         elif fault is Fault.EMPTY:
@@ -193,7 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
         if rest is not None:
             status, headers, answer = self._passed_on(rest)
         if status == 200:
-            answer = json.dumps(told(json.loads(answer))).encode()
+            found = told(json.loads(answer))
+            if isinstance(found, Answer):
+                status, headers, answer = found.status, found.headers, found.body
+            else:
+                answer = json.dumps(found).encode()
         self._answer(status, headers, answer)
 
     def _passed_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
@@ -221,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         # The connection stays open as long as a file of it does.
         self.rfile.close()
         self.connection.close()

@@ -134,7 +134,7 @@ class WorkerCommands:
         except DecodeError as error:
             request: dict[str, Any] = {"id": scheduled.id, "error": describe(error)}
         else:
-            request = _request(message)
+            request = self._request(message)
         return {"eta": scheduled.due, "priority": None, "request": request}
 
     def _registered(self) -> list[str]:
@@ -200,7 +200,7 @@ class WorkerCommands:
         """Describe a task that this worker holds, in Celery's form."""
         assert flight.job is not None  # true of all that run or wait
         delivery = flight.delivery
-        return _request(flight.job.message) | {
+        return self._request(flight.job.message) | {
             "hostname": self.hostname,
             "time_start": flight.given_at if child is not None else None,
             "acknowledged": False,
@@ -211,6 +211,17 @@ class WorkerCommands:
                 "redelivered": delivery.attempts > 1,
             },
             "worker_pid": child.pid if child is not None else None,
+        }
+
+    def _request(self, message: TaskMessage) -> dict[str, Any]:
+        args, kwargs = self.app.runtime.redaction.arguments(message)
+        return {
+            "id": message.id,
+            "name": message.task,
+            "args": _short(args),
+            "kwargs": _short(kwargs),
+            "type": message.task,
+            "retries": message.retries,
         }
 
     # ---- control
@@ -262,17 +273,6 @@ class WorkerCommands:
     def _shutdown(self) -> dict[str, str]:
         self.worker.request_stop()
         return {"ok": "shutting down"}
-
-
-def _request(message: TaskMessage) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "name": message.task,
-        "args": _short(message.args),
-        "kwargs": _short(message.kwargs),
-        "type": message.task,
-        "retries": message.retries,
-    }
 
 
 def _short(values: Any) -> Any:

@@ -12,14 +12,14 @@ import pytest
 from botocore.client import BaseClient
 from moto import mock_aws
 
-from cloudq import CloudQ
 from cloudq.driver import Code
 from cloudq.driver.keys import KeyRefused, KeyService
 from cloudq.driver.loader import open_keys, parse
-from cloudq.errors import ConfigurationError, DecodeError, KeyServiceError
-from cloudq.messages.data_keys import MOST_MESSAGES, DataKeys
-from cloudq.testing import Fault, FaultProxy, KeyServiceContract, drain, eventually
+from cloudq.errors import ConfigurationError, KeyServiceError
+from cloudq.messages.data_keys import DataKeys
+from cloudq.testing import Fault, FaultProxy, KeyServiceContract, KeyUseContract
 from cloudq_aws.kms import open_keys as open_kms
+from localstack.servers import Endpoint
 from tests.servers import skip_gap
 
 REGION = "us-east-1"
@@ -83,71 +83,40 @@ class TestContract(KeyServiceContract):
             yield driver
 
 
-class Requests:
-    """Counts what botocore asks of KMS."""
+class TestUse(KeyUseContract):
+    def forged(self, wrapped: bytes) -> bytes:
+        return b"x" * 40  # ministack opens what was changed, to something else
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[str] = []
+    @pytest.fixture
+    def proxy(self, aws: Endpoint) -> Iterator[FaultProxy]:
+        with FaultProxy(aws.url, chances={}) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def url(self, aws: Endpoint, proxy: FaultProxy) -> str:
+        client: Any = boto3.client("kms", region_name=REGION, endpoint_url=aws.url)
+        id = client.create_key()["KeyMetadata"]["KeyId"]
+        return f"awskms://{id}?region={REGION}&endpoint_url={proxy.url}"
+
+    @pytest.fixture
+    def requests(self, url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        made: list[str] = []
         whole = BaseClient._make_api_call
 
         def counted(client: Any, operation: str, given: Any) -> Any:
             if client.meta.service_model.service_name == "kms":
-                self.made.append(operation)
+                made.append(operation)
             return whole(client, operation, given)
 
         monkeypatch.setattr(BaseClient, "_make_api_call", counted)
+        return made
 
+    @pytest.fixture
+    def outage(self, proxy: FaultProxy) -> Callable[[bool], None]:
+        def outage(now: bool) -> None:
+            proxy.chances = {Fault.RESET_BEFORE: 1.0} if now else {}
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
-    return Requests(monkeypatch)
-
-
-def shop(url: str, **settings: Any) -> CloudQ:
-    return CloudQ("shop", broker="memory://kms", encryption_keys={"k": url}, **settings)
-
-
-def test_a_thousand_messages_cost_two_requests(make: Make, requests: Requests) -> None:
-    url = make()
-    requests.made.clear()
-    with shop(url) as sender, shop(url) as worker:
-        ran: list[int] = []
-        worker.task(name="add")(ran.append)
-        for number in range(1000):
-            sender.send_task("add", args=[number])
-        drain(worker)
-    assert sorted(ran) == list(range(1000))
-    assert requests.made == ["GenerateDataKey", "Decrypt"]
-
-
-def test_a_data_key_is_made_anew_after_an_hour_and_after_a_million_messages(
-    make: Make, requests: Requests
-) -> None:
-    now = [0.0]
-    keys = DataKeys("k", make(), monotonic=lambda: now[0])
-    requests.made.clear()
-    wrapped = {keys.current("shop")[0]}
-    for later in (3599.0, 3601.0, 3700.0, 7300.0):
-        now[0] = later
-        wrapped.add(keys.current("shop")[0])
-    assert requests.made == ["GenerateDataKey"] * len(wrapped)
-    assert len(wrapped) == 3
-    first = keys.current("shop")[0]
-    for _ in range(MOST_MESSAGES):
-        last = keys.current("shop")[0]
-    assert last != first
-    assert len(requests.made) == 4
-    keys.close()
-
-
-def test_what_is_no_data_key_is_asked_about_once(make: Make, requests: Requests) -> None:
-    keys = DataKeys("k", make())
-    requests.made.clear()
-    for _ in range(3):
-        with pytest.raises(DecodeError, match="has not made its data key"):
-            keys.opened(b"x" * 40, "shop")
-    assert requests.made == ["Decrypt"]
-    keys.close()
+        return outage
 
 
 def test_a_key_that_cannot_be_used_says_what_to_do(make: Make, endpoint: str) -> None:
@@ -167,23 +136,6 @@ def test_a_key_that_cannot_be_used_says_what_to_do(make: Make, endpoint: str) ->
             return  # moto uses what is disabled
         with pytest.raises(KeyServiceError, match="enable it"):
             keys.check()
-
-
-def test_messages_wait_while_the_service_is_down(aws: Any) -> None:
-    client: Any = boto3.client("kms", region_name=REGION, endpoint_url=aws.url)
-    id = client.create_key()["KeyMetadata"]["KeyId"]
-    with FaultProxy(aws.url, chances={}) as proxy:
-        url = f"awskms://{id}?region={REGION}&endpoint_url={proxy.url}"
-        with shop(url) as sender, shop(url, lease=1) as worker:
-            sender.send_task("add", args=[7])
-            ran: list[int] = []
-            worker.task(name="add")(ran.append)
-            proxy.chances = {Fault.RESET_BEFORE: 1.0}
-            with pytest.raises(KeyServiceError):
-                drain(worker)
-            assert not ran
-            proxy.chances = {}
-            eventually(lambda: bool(drain(worker)) and ran == [7])
 
 
 @pytest.mark.parametrize(

@@ -428,6 +428,27 @@ class TestTrouble:
         assert {failure.code for failure in failures} <= {Code.LEASE_LOST}
         assert driver.stats(plain).ready == 0
 
+    def test_what_is_known_of_lost_locks_counts_when_the_rest_fails(
+        self, peer: Peer, driver: ServiceBus, plain: str
+    ) -> None:
+        """Of many lost locks, each asked for alone, some request always fails."""
+        driver.send(plain, [outgoing() for _ in range(5)])
+        found = collect(driver, plain, 5)
+        driver.extend(found, lease=1)
+        with closing(open_broker(peer.address())) as other:
+            assert not other.ack(found)
+        busy = {"kind": "busy", "on": "management", "nth": 4, "count": 2, "entity": plain}
+        peer.fault(**busy)
+        codes = {failure.index: failure.code for failure in driver.extend(found, lease=1)}
+        throttled = dict.fromkeys((2, 3, 4), Code.THROTTLED)
+        assert codes == {0: Code.LEASE_LOST, 1: Code.LEASE_LOST} | throttled
+        peer.ask("DELETE", "_faults")
+        peer.fault(**busy)
+        # These may have been settled by a request whose answer was lost.
+        codes = {failure.index: failure.code for failure in driver.ack(found)}
+        assert codes == throttled
+        assert not driver.ack([found[index] for index in codes])
+
     def test_a_cut_session_is_a_lost_lease(
         self, peer: Peer, driver: ServiceBus, ordered: str
     ) -> None:

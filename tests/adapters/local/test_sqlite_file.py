@@ -18,7 +18,7 @@ from cloudq import CloudQ
 from cloudq.driver import Address, Change, Item, Key
 from cloudq.errors import BrokerError, ConfigurationError
 from cloudq.testing import outgoing
-from cloudq_local import sqlite_backend, wake
+from cloudq_local import sqlite_tidy, wake
 from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import MemoryQueue
 from cloudq_local.sqlite import open_backend, open_broker
@@ -260,7 +260,7 @@ def test_each_kind_of_error_has_its_advice(code: int, says: str) -> None:
 def test_an_idle_store_is_rid_of_what_has_expired(
     address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_backend, "_SWEEP_EVERY", 0.0)
+    monkeypatch.setattr(sqlite_tidy, "EVERY", 0.0)
     with closing(open_backend(address)) as store:
         for first in range(0, 2560, 256):
             old = [Item(key=Key(f"{first + n}"), fields={}, expires=9e9) for n in range(256)]

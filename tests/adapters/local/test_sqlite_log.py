@@ -16,8 +16,9 @@ import pytest
 from cloudq.driver import Address
 from cloudq.testing import outgoing
 from cloudq.testing.waiting import PATIENCE
-from cloudq_local import sqlite_paths
+from cloudq_local import sqlite_log
 from cloudq_local.sqlite import open_broker
+from cloudq_local.sqlite_log import WriteAheadLog
 
 QUEUE = "queue"
 LONG = 4_000_000
@@ -59,16 +60,16 @@ def test_two_who_write_make_it_long_and_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_it_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
+    log = tmp_path / "full.db-wal"
     log.write_bytes(b"some frames")
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(sqlite_paths.os, "fdatasync", full)
-    sqlite_paths.make_room(str(log))
+    monkeypatch.setattr(sqlite_log.os, "fdatasync", full)
+    WriteAheadLog(str(tmp_path / "full.db")).make_room()
     assert log.read_bytes() == b"some frames"
-    sqlite_paths.make_room(str(tmp_path / "missing"))
+    WriteAheadLog(str(tmp_path / "missing.db")).make_room()
 
 
 def send_on(address: Address, pipe: Connection) -> None:

@@ -247,7 +247,10 @@ def test_a_long_write_elsewhere_is_throttling(address: Address) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": {"sync": "full"}}, "no option 'sync': it takes busy_timeout, synchronous"),
+        (
+            {"options": {"sync": "full"}},
+            "no option 'sync': it takes busy_timeout, keep_dead, synchronous",
+        ),
         ({"options": {"synchronous": "some"}}, "use one of full, normal, off"),
         ({"options": {"busy_timeout": "long"}}, "give a number of seconds"),
         ({"path": ""}, "sqlite:///relative/file.db"),

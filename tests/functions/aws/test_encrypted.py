@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+import pytest
+
 from cloudq import CloudQ
+from cloudq.testing import EncryptionContract
 from cloudq.testing.waiting import PATIENCE
 from cloudq_aws import lambda_handler
+from localstack.servers import Endpoint
 from tests.functions.aws.events import Context, EventSource
 
 KEYS = {"k1": base64.b64encode(b"k" * 32).decode()}
@@ -53,3 +57,20 @@ def test_while_the_key_service_is_down_every_record_stays(
     answer = lambda_handler(down)(event, Context())
     assert len(answer["batchItemFailures"]) == 1
     assert ran == []
+
+
+class TestLambda(EncryptionContract):
+    @pytest.fixture
+    def broker(self, aws: Endpoint) -> str:
+        return f"sqs://?endpoint_url={aws.url}"
+
+    @pytest.fixture
+    def backend(self, aws: Endpoint, table: str) -> str:
+        return f"dynamodb://{table}?endpoint_url={aws.url}"
+
+    def run(self, app: CloudQ, queue: str, count: int) -> None:
+        source, handler = EventSource(app, queue), lambda_handler(app)
+        while count > 0:
+            event = source.take(1)
+            assert source.settle(handler(event, Context())) == []
+            count -= len(event["Records"])

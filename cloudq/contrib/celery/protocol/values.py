@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from cloudq.errors import CloudQError, DecodeError, EncodeError
+from cloudq.messages.model_classes import is_secret
 from cloudq.messages.numbers import decimal_of
 from cloudq.messages.values import MAX_DEPTH, from_wire, is_list, is_object, to_wire
 
@@ -104,6 +105,8 @@ def _marked(value: object) -> Any:
     if kind in _ENCODERS:
         name, encode = _ENCODERS[kind]
         return {"__type__": name, "__value__": encode(value)}
+    if is_secret(value):  # which Celery has no form for
+        return _marked(value.get_secret_value())
     raise EncodeError(f"a {kind.__qualname__} cannot be sent to Celery: pass plain values")
 
 

@@ -66,8 +66,11 @@ def write(message: TaskMessage) -> bytes:
 def _call(message: TaskMessage) -> tuple[str, list[Any], dict[str, Any]]:
     """Give the task's name and its arguments in Celery's terms."""
     if message.task in ("cloudq.map", "cloudq.starmap"):
-        name, items = message.args
-        each = their_node({"task": name})
+        match message.args:
+            case [str(name), [*items]]:
+                each = their_node({"task": name})
+            case _:
+                raise EncodeError(f"{message.task} takes the name of a task, and a list")
         task = message.task.replace("cloudq", "celery")
         return task, [], {"task": each, "it": [theirs(item) for item in items]}
     if message.task.startswith("cloudq."):
