@@ -229,26 +229,26 @@ def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exce
 
 
 def _each(request: Callable[[Sequence[str]], None], tokens: Sequence[str]) -> dict[int, Exception]:
-    # One lost lock fails the whole request, and the service does not say which one it was.
-    try:
-        request(tokens)
-    except LOST as error:
-        if len(tokens) == 1:
-            return {0: error}
-    else:
-        return {}
+    # One lost lock fails the whole request, and the service does not say which one it was: each
+    # half is asked for by itself, down to single ones.
     failed: dict[int, Exception] = {}
-    for index, token in enumerate(tokens):
+    left = [range(len(tokens))]
+    while left:
+        part = left.pop()
+        middle = part.start + len(part) // 2
         try:
-            request([token])
+            request(tokens[part.start : part.stop])
         except LOST as error:
-            failed[index] = error
+            if len(part) == 1:
+                failed[part.start] = error
+            else:
+                left += [range(middle, part.stop), range(part.start, middle)]
         except Exception as error:
             # What is known of those before it counts: of many lost locks a network that fails now
             # and then would let no try come to its end.
-            if index == 0:
+            if part.start == 0:
                 raise
-            return failed | dict.fromkeys(range(index, len(tokens)), error)
+            return failed | dict.fromkeys(range(part.start, len(tokens)), error)
     return failed
 
 
