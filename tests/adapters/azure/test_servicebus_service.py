@@ -26,6 +26,7 @@ from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, eventually, outgoing
 from cloudq.testing.waiting import HELD, PATIENCE
 from cloudq_azure import client as clients
+from cloudq_azure.messages import receipt_of
 from cloudq_azure.servicebus import ServiceBus, open_broker
 from localstack.servers import Endpoint
 from tests.servers import SOON, unique
@@ -463,6 +464,22 @@ class TestTrouble:
             assert [(f.index, f.code) for f in failures] == [(9, Code.LEASE_LOST)]
 
         assert peer.counted(extend)["management"] <= 11
+
+    def test_acks_of_ended_locks_are_no_trouble_for_the_others(
+        self, peer: Peer, driver: ServiceBus, plain: str
+    ) -> None:
+        driver.send(plain, [outgoing() for _ in range(3)])
+        found = collect(driver, plain, 3)
+        with closing(open_broker(peer.address())) as other:
+            assert not other.ack(found[:1])
+        ended = receipt_of(found[0]).token
+        driver._queue(plain).locks.drop([ended])  # pyright: ignore[reportPrivateUsage]
+        peer.fault(kind="busy", on="management", nth=2, count=0, entity=plain)
+        (failure,) = driver.ack(found)
+        assert (failure.index, failure.code) == (0, Code.THROTTLED)
+        peer.ask("DELETE", "_faults")
+        (failure,) = driver.ack(found[:1])
+        assert failure.code is Code.LEASE_LOST
 
     def test_locks_are_renewed_while_others_are_being_settled(
         self, driver: ServiceBus, plain: str
