@@ -20,6 +20,7 @@ from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_errors import error_code, errorcode, unopened
+from cloudq_local.sqlite_log import LogWatch
 from cloudq_local.sqlite_paths import identity, made, make_room
 
 log = Log("cloudq.sqlite")
@@ -123,6 +124,7 @@ class Database:
         self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self.lock = Lock()
+        self._log = LogWatch(file, self.lock)
         self._is_held = False  # for a fork: no thread is in SQLite then
         self.openings = 0  # counts how often the file was opened: a new one knows nothing
         try:
@@ -166,6 +168,7 @@ class Database:
             raise
         self._identity = there
         self.real_path = os.path.realpath(self._path)  # SQLite's own files are beside that too
+        self._log.opened(self._connection, self.real_path)
         self.openings += 1
 
     def _hold(self) -> bool:
@@ -189,17 +192,21 @@ class Database:
             _keep_for_ever(self._connection)
         self._is_held = False
         self._identity = None
+        self._log = LogWatch(self._file, self.lock)
 
     def check(self) -> None:
         """Open the file that is there now, if it is another. Needs the lock.
 
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
+        if self._log.has_left:  # another connection may have let go of it for us
+            self._identity = None
         before, there = self._identity, identity(self._path)
         if before is not None:
             if self._connection.in_transaction:  # its thread was interrupted as it ended it
                 self.undo()
             if there == before:
+                self._log.look()
                 return
             log.warning(
                 "%s was %s while it was in use: it is opened anew, and what was in it is gone",
@@ -212,6 +219,8 @@ class Database:
             # To close it would delete files beside the new one that have the old one's names.
             _keep_for_ever(self._connection)
             self._identity = None
+            self._log.was_replaced()
+        self._log.check_alone()
         try:
             self._open()
         except (ConfigurationError, OSError) as error:
