@@ -70,6 +70,8 @@ def advice(error: Exception) -> str | None:
         error = error.__cause__ if isinstance(error.__cause__, sqlite3.Error) else error
         if error.__cause__ is not None:
             return "put the file and its folder back, or name another"
+        if isinstance(error, Refusal) and error.code in (Code.THROTTLED, Code.UNREACHABLE):
+            return "try again in a moment"
     if not isinstance(error, sqlite3.Error):
         return None
     return _ADVICE.get(errorcode(error) & 0xFF, "SQLite refused it")

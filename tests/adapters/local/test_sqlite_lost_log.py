@@ -81,8 +81,11 @@ def test_what_is_in_a_deleted_log_is_saved_and_the_file_opened_anew(
     key = Key("a", "b")
     backend.put([Item(key=key, fields={"n": 1})])  # and is idle from then on
     delete(file)
-    with pytest.raises(Refusal, match="what was in it is saved in the file, which is opened anew"):
+    with pytest.raises(
+        Refusal, match="what was in it is saved in the file, which is opened anew"
+    ) as refused:
         broker.stats("q")
+    assert broker.advice(refused.value) == "try again in a moment"
     assert "was deleted while it was in use" in caplog.text
     with suppress(Refusal):  # it may have opened it anew by now
         broker.stats("q")
