@@ -243,7 +243,7 @@ def test_errors_end_in_advice_for_a_file(file: Path) -> None:
         (sqlite3.SQLITE_CANTOPEN, "this user's rights"),
         (sqlite3.SQLITE_READONLY, "may not write"),
         (sqlite3.SQLITE_IOERR_WRITE, "its disk"),
-        (sqlite3.SQLITE_NOTADB, "not a SQLite database"),
+        (sqlite3.SQLITE_NOTADB, "save what can be read"),
         (sqlite3.SQLITE_TOOBIG, "one row"),
     ],
 )
