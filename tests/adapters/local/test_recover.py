@@ -1,4 +1,4 @@
-"""What can be read of a damaged SQLite file is saved, by the command that its errors name."""
+"""All that can be read of a damaged SQLite file is saved, by the command that its errors name."""
 
 from __future__ import annotations
 
