@@ -154,7 +154,15 @@ TARGETS = (
         " execution/test_given_ids.py execution/test_bundled_calls.py"
         " execution/test_idempotency.py execution/test_task_life.py"
         " execution/test_queue_rules.py canvas/test_crashes.py"
-        " canvas/test_canvas.py results/test_series.py",
+        " canvas/test_canvas.py results/test_series.py"
+        " execution/test_settlements.py execution/test_at_once.py execution/test_plain_bundles.py"
+        " tasks/test_checkpoints.py tasks/limits/test_unique.py"
+        " tasks/limits/test_concurrency.py canvas/test_lost_answers.py",
+        excused={
+            "execution.leaving.leave_joins: swap leaving.append(pair) and "
+            "results.append(settlement.member_result)": "the lists know nothing of each other",
+            "execution.leaving._left: negate billed": "it says how many are left at a time, not what",
+        },
     ),
     CoreTarget(
         name="joins",
