@@ -161,7 +161,7 @@ TARGETS = (
         excused={
             "execution.leaving.leave_joins: swap leaving.append(pair) and "
             "results.append(settlement.member_result)": "the lists know nothing of each other",
-            "execution.leaving._left: negate billed": "it says how many are left at a time, not what",
+            "execution.leaving._left: negate billed": "it says how many are left at a time",
         },
     ),
     CoreTarget(
