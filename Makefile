@@ -70,7 +70,7 @@ bench: $(DEV) ## measure throughput and latency on this machine
 localstack: $(CLOUDS) ## run the clouds' services here, without docker; ARGS="aws" chooses
 	@$(BIN)/python localstack/up.py $(ARGS)
 
-mutate: $(DEV) ## break each driver on purpose: the contracts must notice
+mutate: $(DEV) ## break drivers, or the core (ARGS="--driver executor"): the tests must notice
 	@$(BIN)/python tests/mutate.py $(ARGS)
 
 clean: ## remove the environment, the local servers and the caches

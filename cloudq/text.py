@@ -146,8 +146,7 @@ HIDING: ContextVar[Callable[[str], str] | None] = ContextVar("hiding", default=N
 
 def hidden(text: str) -> str:
     """Return a text without the secrets of the call that runs in this context."""
-    hide = HIDING.get()
-    return text if hide is None else hide(text)
+    return text if (hide := HIDING.get()) is None else hide(text)
 
 
 def masked(value: Any, *, most: int = 0, longest: int = 0) -> Any:
@@ -390,8 +389,7 @@ class _Plain:
             return value
         if isinstance(value, Mapping):
             # The names stay: ids of keys, names of hosts.
-            names = cast("Mapping[Any, Any]", value)
-            return {self._key(name): HIDDEN for name in names}
+            return {self._key(name): HIDDEN for name in cast("Mapping[Any, Any]", value)}
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
             return [HIDDEN] * len(cast("Sequence[Any]", value))
         return HIDDEN

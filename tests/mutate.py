@@ -1,22 +1,30 @@
-"""Break every driver in every way we know, and see that its contract tests turn red.
+"""Break drivers and the core on purpose, and see that the tests turn red.
 
 `python tests/mutate.py [--driver memory,sqlite,sqs,dynamodb,...] [-n 2] [--only TEXT] [--count]`
-exits 1 when a mutation survives, and 2 when the tests are red without any.
+breaks every driver in every way we know. With `--driver executor,joins,leases,bundles,blobs,keys`
+it changes one place of the core's code at a time: up to `--most` places of each module, chosen by
+`--seed`, or `--all`. With `--short` it tries the few of all these for which a test is named. With
+`--driver life` it makes some slips in the executor that the model of a delivery's life is to find.
+
+It exits 1 when a mutation survives, and 2 when the tests are red without any.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import core_targets
 import mutation_plugin
 
 TESTS = Path(__file__).resolve().parent
@@ -244,13 +252,85 @@ def show(verdict: Verdict) -> None:
     )
 
 
+def break_core(target: core_targets.CoreTarget, options: argparse.Namespace) -> tuple[int, int]:
+    """Try the mutants of a core target; return how many there were, and how many survived."""
+    began = time.monotonic()
+    most = None if options.all or options.only or options.short else options.most
+    choice = {"seed": options.seed, "count": most, "only": options.only}
+    with tempfile.TemporaryDirectory() as folder:
+        work, verdicts = Path(folder, "work.json"), Path(folder, "verdicts")
+        given = {"target": target.name, "at_once": options.n, "verdicts": str(verdicts)}
+        work.write_text(json.dumps({**given, "choice": choice, "short": options.short}))
+        verdicts.touch()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(TESTS),
+            "CLOUDQ_MUTANTS": str(work),
+            "CLOUDQ_MUTANT": "1",
+        }
+        flags = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--capture=sys", "--timeout=120"]
+        command = [sys.executable, "-m", "pytest", "-p", "core_mutation_plugin", *flags]
+        quick = ["--quick"] if target.quick else []
+        running = subprocess.Popen(
+            [*command, *quick, "-k", target.select, *target.tests.split()],
+            cwd=TESTS,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        tried: list[dict[str, object]] = []
+        with verdicts.open() as file:
+            while (ended := running.poll()) is not None or True:
+                while line := file.readline():
+                    tried += _told(target, json.loads(line))
+                if ended is not None:
+                    break
+                time.sleep(0.1)
+        if running.returncode or not tried:
+            print(running.stdout.read() if running.stdout else "")
+            raise SystemExit(2)
+    survived = sum(not verdict["failed"] for verdict in tried)
+    excused = len(target.excused)
+    print(
+        f"{target.name}: {len(tried)} mutants, {survived} survived, {excused} excused by name, "
+        f"{time.monotonic() - began:.0f} s, seed {options.seed}"
+    )
+    return len(tried), survived
+
+
+def _told(target: core_targets.CoreTarget, verdict: dict[str, object]) -> list[dict[str, object]]:
+    """Show a verdict; nothing of it where it is not one of a mutant."""
+    if "red" in verdict:
+        print(f"{target.name}: red without any mutant: {verdict['red']}")
+        return []
+    if "mutant" not in verdict:
+        print(f"{target.name}: {verdict['tests']} tests, {verdict['seconds']:.0f} s", flush=True)
+        return []
+    name = verdict["failed"] or f"SURVIVED {verdict['run']} of {verdict['tests']} tests"
+    print(
+        f"{verdict['mutant']}  (line {verdict['line']}, {verdict['seconds']} s)  {name}", flush=True
+    )
+    return [verdict]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", default="memory,sqlite", help="comma-separated")
     parser.add_argument("-n", type=int, default=2, help="how many runs at once")
     parser.add_argument("--only", default="", help="mutations whose name has this text")
     parser.add_argument("--count", action="store_true", help="count every red test")
+    parser.add_argument("--seed", type=int, default=16, help="of the choice of the core's mutants")
+    parser.add_argument("--most", type=int, default=core_targets.PER_MODULE, help="of one module")
+    parser.add_argument("--short", action="store_true", help="only the core's known mutants")
+    parser.add_argument("--all", action="store_true", help="every mutant of the core's modules")
     options = parser.parse_args()
+    core = [each for each in core_targets.TARGETS if each.name in options.driver.split(",")]
+    if options.short:
+        core = [core_targets.CORE_OF_ALL]
+    if core:
+        broken = [break_core(target, options) for target in core]
+        return 1 if any(survived for _, survived in broken) else 0
     targets = [target for target in TARGETS if target.driver in options.driver.split(",")]
     with ThreadPoolExecutor(options.n) as pool:
         sound = list(pool.map(lambda target: judge(target, "", count=False), targets))

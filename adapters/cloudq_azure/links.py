@@ -207,7 +207,10 @@ def settle(
 
     # What a request did before it failed, or before its answer was lost, looks lost to the next.
     held = [locks.good(token) for token in tokens]
-    failed = _each(request, tokens)
+    # Those whose locks seem to have ended go last: of the others a request may well settle all.
+    order = sorted(range(len(tokens)), key=held.__getitem__, reverse=True)
+    found = _each(request, [tokens[at] for at in order], first=sum(held))
+    failed = {order[place]: error for place, error in found.items()}
     left = {at: error for at, error in failed.items() if not isinstance(error, LOST)}
     locks.drop(token for at, token in enumerate(tokens) if at not in left)
     single = len(tokens) == 1
@@ -228,27 +231,30 @@ def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exce
     return _each(request, tokens)
 
 
-def _each(request: Callable[[Sequence[str]], None], tokens: Sequence[str]) -> dict[int, Exception]:
-    # One lost lock fails the whole request, and the service does not say which one it was.
-    try:
-        request(tokens)
-    except LOST as error:
-        if len(tokens) == 1:
-            return {0: error}
-    else:
-        return {}
+def _each(
+    request: Callable[[Sequence[str]], None], tokens: Sequence[str], first: int = 0
+) -> dict[int, Exception]:
+    # The `first` tokens make one request, and the others another. One lost lock fails the whole
+    # request, and the service does not say which one it was: each half is asked for by itself,
+    # down to single ones.
     failed: dict[int, Exception] = {}
-    for index, token in enumerate(tokens):
+    left = [part for part in (range(first, len(tokens)), range(first)) if part]
+    while left:
+        part = left.pop()
+        middle = part.start + len(part) // 2
         try:
-            request([token])
+            request(tokens[part.start : part.stop])
         except LOST as error:
-            failed[index] = error
+            if len(part) == 1:
+                failed[part.start] = error
+            else:
+                left += [range(middle, part.stop), range(part.start, middle)]
         except Exception as error:
             # What is known of those before it counts: of many lost locks a network that fails now
             # and then would let no try come to its end.
-            if index == 0:
+            if part.start == 0:
                 raise
-            return failed | dict.fromkeys(range(index, len(tokens)), error)
+            return failed | dict.fromkeys(range(part.start, len(tokens)), error)
     return failed
 
 

@@ -1,4 +1,4 @@
-"""One queue's links, opened once: a sender, receivers for as many threads, and a settler."""
+"""One queue's links, opened once: a sender, receivers for threads, a settler and a renewer."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
@@ -123,6 +123,7 @@ class Queue:
         self._sender: ServiceBusSender | None = None
         self._sending = Lock()
         self._settler: Link | None = None
+        self._renewer: Link | None = None
 
     def send(self, use: Callable[[ServiceBusSender], object]) -> None:
         """Call `use` with the sender, by one thread at a time."""
@@ -138,6 +139,14 @@ class Queue:
             if self._settler is None:
                 self._settler = Link(self.namespace.receiver(self.name, dead=self._dead))
             return self._settler
+
+    @property
+    def renewer(self) -> Link:
+        """Return a receiver that only renews locks, which cannot wait until others are settled."""
+        with self._changed:
+            if self._renewer is None:
+                self._renewer = Link(self.namespace.receiver(self.name, dead=self._dead))
+            return self._renewer
 
     def receive(self, count: int, wait: float) -> tuple[list[ServiceBusReceivedMessage], float]:
         """Receive up to `count` messages; return them and the length of their locks."""
@@ -183,7 +192,7 @@ class Queue:
         """Start to close all links. A receive that waits ends."""
         with self._changed:
             self._closing = True
-            links = [*self._receivers, *([self._settler] if self._settler else [])]
+            links = [*self._receivers, *filter(None, (self._settler, self._renewer))]
             self._changed.notify_all()
         for link in links:
             closers.submit(close_link, link)

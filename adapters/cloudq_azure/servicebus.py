@@ -191,8 +191,8 @@ class ServiceBus:
             return self._by_session(deliveries, self._sessions_of(queue).renew)
         known = self._queue(queue)
         tokens = [receipt_of(delivery).token for delivery in deliveries]
-        with known.settler.lock:
-            failed = renew(known.settler.receiver, tokens)
+        with known.renewer.lock:
+            failed = renew(known.renewer.receiver, tokens)
         renewed = [token for index, token in enumerate(tokens) if index not in failed]
         known.locks.hold(renewed, known.lock.seconds)
         return failures(failed)

@@ -27,11 +27,8 @@ from cloudq.errors import ConfigurationError
 from cloudq_gcp.client import Channel, access, client
 from cloudq_gcp.crc32c import crc32c
 from cloudq_gcp.errors import GcpError, error_code, incomplete
+from cloudq_gcp.kms_names import key_name
 
-_NAME = re.compile(
-    r"(?:projects/)?([^/]+)/(?:locations/)?([^/]+)/(?:keyRings/)?([^/]+)/(?:cryptoKeys/)?([^/]+)"
-)
-_PART = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 # Bytes that the service takes to be decrypted; what encrypts a data key has about 130.
 _LONGEST = 65_536
 # Seconds for a request, and for all its tries.
@@ -120,15 +117,9 @@ class CloudKms:
 
 def open_keys(address: Address) -> CloudKms:
     """Open a key by its URL. Raises `ConfigurationError`."""
-    found = _NAME.fullmatch("/".join(filter(None, (address.host, address.path))))
-    if found is None or not all(map(_PART.fullmatch, found.groups())):
-        raise ConfigurationError(
-            f"{address.url or 'gcpkms://'} names no key: write gcpkms://PROJECT/LOCATION/KEYRING/KEY"
-        )
+    name = key_name(address)
     reach = access(address, emulator_variable="CLOUD_KMS_EMULATOR_HOST", needs_project=False)
     host = reach.emulator or reach.endpoint or KeyManagementServiceClient.DEFAULT_ENDPOINT
-    project, location, ring, key = found.groups()
-    name = f"projects/{project}/locations/{location}/keyRings/{ring}/cryptoKeys/{key}"
     return CloudKms(reach.channel(host, plain=reach.emulator is not None), host, name)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
-from cloudq_local.sqlite_file import BLOCKED, Database
+from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_schema import BLOCKED
 
 _NAMES = (
     "SELECT name FROM queues UNION SELECT queue FROM messages UNION SELECT queue FROM dead"

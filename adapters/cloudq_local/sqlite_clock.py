@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from cloudq_local.sqlite_file import BLOCKED, Database
+from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_schema import BLOCKED
 
 # A clock that is set right by less than this hides nothing for long.
 _SLACK = 5.0

@@ -20,7 +20,7 @@ _CODES = {
     sqlite3.SQLITE_MISMATCH: Code.INVALID,
     sqlite3.SQLITE_MISUSE: Code.INVALID,
     sqlite3.SQLITE_NOMEM: Code.UNREACHABLE,
-    sqlite3.SQLITE_NOTADB: Code.INVALID,
+    sqlite3.SQLITE_NOTADB: Code.UNREACHABLE,  # it was one when it was opened
     sqlite3.SQLITE_PERM: Code.DENIED,
     sqlite3.SQLITE_READONLY: Code.DENIED,
     sqlite3.SQLITE_TOOBIG: Code.TOO_LARGE,
@@ -39,17 +39,23 @@ def error_code(error: Exception) -> Code:
     return Code.UNKNOWN
 
 
+_RECOVER = (
+    'stop all that use it, save what can be read by "python -m cloudq_local.recover FILE NEW", then'
+    " put NEW or a copy in its place, its -wal, -shm and -inbox moved away, or begin anew"
+)
+_DAMAGED = f"the file is damaged: {_RECOVER}"
+
 # What to do, by SQLite's own codes: `Code` puts a full disk and a damaged file together.
 _ADVICE = {
     sqlite3.SQLITE_AUTH: "this user may not do that with the file",
     sqlite3.SQLITE_BUSY: "another process keeps the file locked: try again, or raise busy_timeout",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check its folder, and this user's rights",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or move it away and begin anew",
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_FULL: "its disk is full: free some space, then try again",
     sqlite3.SQLITE_IOERR: "the file cannot be read or written: is its disk full or ill?",
     sqlite3.SQLITE_LOCKED: "another statement keeps the file locked: try again",
     sqlite3.SQLITE_NOMEM: "this process has no memory left",
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: name another",
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
     sqlite3.SQLITE_PERM: "this user may not write to the file or its folder",
     sqlite3.SQLITE_READONLY: "this user may not write to the file or its folder",
     sqlite3.SQLITE_TOOBIG: "it is larger than SQLite stores in one row",
@@ -64,6 +70,8 @@ def advice(error: Exception) -> str | None:
         error = error.__cause__ if isinstance(error.__cause__, sqlite3.Error) else error
         if error.__cause__ is not None:
             return "put the file and its folder back, or name another"
+        if isinstance(error, Refusal) and error.code in (Code.THROTTLED, Code.UNREACHABLE):
+            return "try again in a moment"
     if not isinstance(error, sqlite3.Error):
         return None
     return _ADVICE.get(errorcode(error) & 0xFF, "SQLite refused it")
@@ -80,4 +88,7 @@ def unopened(file: Path, error: sqlite3.Error | OSError) -> str:
     if isinstance(error, OSError):
         doubt = f"may this user write to it and to {file.parent}?"
         return f"cannot open {file}: {error.strerror}: {doubt}"
-    return f"cannot open {file}: {advice(error)} - {error}"
+    why = advice(error)
+    if errorcode(error) & 0xFF == sqlite3.SQLITE_NOTADB:
+        why = f"the file is not a SQLite database: name another; if it was one, {_RECOVER}"
+    return f"cannot open {file}: {why} - {error}"

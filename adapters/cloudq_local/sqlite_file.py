@@ -21,69 +21,11 @@ from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_errors import error_code, errorcode, unopened
 from cloudq_local.sqlite_log import ROOM, WriteAheadLog
+from cloudq_local.sqlite_log_watch import LogWatch
 from cloudq_local.sqlite_paths import identity, made
+from cloudq_local.sqlite_schema import LATER, SCHEMA, VERSION
 
 log = Log("cloudq.sqlite")
-
-VERSION = 1
-
-# The time of a message that waits for an earlier one of its group.
-BLOCKED = 1e300
-
-# A message is receivable from `visible_at` on; `token` names its present lease (0 = none). Of a
-# group only the first message has a time: the others are blocked, and get their `due` later.
-_SCHEMA = """
-CREATE TABLE cloudq_schema (version INTEGER NOT NULL);
-CREATE TABLE queues (name TEXT PRIMARY KEY, max_deliveries INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE messages (
-  seq INTEGER PRIMARY KEY,
-  queue TEXT NOT NULL,
-  visible_at REAL NOT NULL,
-  token INTEGER NOT NULL DEFAULT 0,
-  attempts INTEGER NOT NULL DEFAULT 0,
-  due REAL NOT NULL,
-  sent_at REAL NOT NULL,
-  id TEXT NOT NULL,
-  grp TEXT,
-  body BLOB NOT NULL
-);
-CREATE INDEX messages_due ON messages (queue, visible_at);
-CREATE INDEX messages_grp ON messages (queue, grp, seq) WHERE grp IS NOT NULL;
-CREATE INDEX messages_delayed ON messages (queue) WHERE due > sent_at AND attempts = 0;
-CREATE TABLE dead (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  queue TEXT NOT NULL,
-  id TEXT NOT NULL,
-  body BLOB NOT NULL,
-  grp TEXT,
-  attempts INTEGER NOT NULL,
-  sent_at REAL NOT NULL,
-  died_at REAL NOT NULL,
-  reason TEXT NOT NULL
-);
-CREATE INDEX dead_queue ON dead (queue, seq);
-CREATE TABLE dedup (
-  queue TEXT NOT NULL, key TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (queue, key)
-) WITHOUT ROWID;
-CREATE INDEX dedup_until ON dedup (until);
-CREATE TABLE items (
-  partition TEXT NOT NULL,
-  sort TEXT NOT NULL,
-  expires REAL,
-  fields BLOB NOT NULL,
-  PRIMARY KEY (partition, sort)
-) WITHOUT ROWID;
-CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
-"""
-
-# Earlier releases made files without these, and do not mind them.
-_LATER = (
-    "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL NOT NULL)",
-    # Of the inbox that was taken in last: the name of this database in it, and how far.
-    "CREATE TABLE IF NOT EXISTS inbox (one INTEGER PRIMARY KEY, name BLOB NOT NULL,"
-    " generation BLOB NOT NULL, position INTEGER NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS dead_died ON dead (died_at)",
-)
 
 _PRAGMAS = (
     "auto_vacuum=INCREMENTAL",  # before all else: it is for a file in which nothing is yet
@@ -134,6 +76,7 @@ class Database:
         self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self.lock = Lock()
+        self._watch = LogWatch(file, self.lock)
         self._is_held = False  # for a fork: no thread is in SQLite then
         self.openings = 0  # counts how often the file was opened: a new one knows nothing
         try:
@@ -177,6 +120,7 @@ class Database:
             raise
         self._identity = there
         self.real_path = os.path.realpath(self._path)  # SQLite's own files are beside that too
+        self._watch.opened(self._connection, self.real_path)
         self.openings += 1
 
     def _hold(self) -> bool:
@@ -200,17 +144,21 @@ class Database:
             _keep_for_ever(self._connection)
         self._is_held = False
         self._identity = None
+        self._watch = LogWatch(self._file, self.lock)
 
     def check(self) -> None:
         """Open the file that is there now, if it is another. Needs the lock.
 
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
+        if self._watch.has_left:  # another connection may have let go of it for us
+            self._identity = None
         before, there = self._identity, identity(self._path)
         if before is not None:
             if self._connection.in_transaction:  # its thread was interrupted as it ended it
                 self.undo()
             if there == before:
+                self._watch.look()
                 return
             log.warning(
                 "%s was %s while it was in use: it is opened anew, and what was in it is gone",
@@ -223,6 +171,8 @@ class Database:
             # To close it would delete files beside the new one that have the old one's names.
             _keep_for_ever(self._connection)
             self._identity = None
+            self._watch.was_replaced()
+        self._watch.check_alone()
         try:
             self._open()
         except (ConfigurationError, OSError) as error:
@@ -352,7 +302,7 @@ class Database:
         if self._version() is None:
             self.patiently("BEGIN IMMEDIATE")
             if self._version() is None:
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     self.execute(statement)
                 self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
             self.execute("COMMIT")
@@ -362,7 +312,7 @@ class Database:
                 f"{self._file} has schema {version} and this release reads schema {VERSION}: "
                 "upgrade cloudq, or use another file"
             )
-        for statement in _LATER:
+        for statement in LATER:
             self.patiently(statement)
 
     def _version(self) -> int | None:

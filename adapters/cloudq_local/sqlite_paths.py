@@ -16,6 +16,8 @@ INBOX = "-inbox"
 
 _COMPANIONS = ("-wal", "-shm", INBOX)
 
+_Companions = tuple[tuple[int, int] | None, tuple[int, int] | None]
+
 
 def made(file: Path) -> tuple[int, int] | None:
     """Make the file, readable by this user alone, unless it is there; return its identity.
@@ -34,6 +36,25 @@ def made(file: Path) -> tuple[int, int] | None:
     if not file.is_file():
         raise ConfigurationError(f"{file} is no regular file: name another")
     return identity(file)
+
+
+def companions(file: str) -> _Companions:
+    """Return the identities of SQLite's own files beside a database: its log, and the log's index.
+
+    Each process that has it open has these open too, and agrees with others by them alone.
+    """
+    return identity(f"{file}-wal"), identity(f"{file}-shm")
+
+
+def remove_companions(file: str, of: _Companions) -> None:
+    """Delete these where they are still there: a file that was put in another's place has none.
+
+    SQLite would take the log of the earlier file for that of the new one.
+    """
+    with _alone_in(Path(file).parent):
+        for end, known in zip(_COMPANIONS, of, strict=False):
+            if known is not None and identity(f"{file}{end}") == known:
+                os.unlink(f"{file}{end}")
 
 
 @contextmanager

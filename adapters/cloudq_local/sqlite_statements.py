@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudq_local.sqlite_clock import LATEST
-from cloudq_local.sqlite_file import BLOCKED
+from cloudq_local.sqlite_schema import BLOCKED
 
 KNOW = "INSERT OR IGNORE INTO queues VALUES (?, 0)"
 SEND = (

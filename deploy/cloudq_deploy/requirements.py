@@ -143,3 +143,15 @@ def payload_place(app: CloudQ, scheme: str) -> tuple[Address, str, int] | None:
         return None
     prefix = address.path.strip("/")
     return address, prefix and f"{prefix}/", max(1, math.ceil(expires / 86_400))
+
+
+def service_keys(app: CloudQ, scheme: str) -> list[Address]:
+    """List the addresses of the app's encryption keys that a key service of this scheme keeps."""
+    keys = [key.get_secret_value() for key in app.conf.encryption_keys.values()]
+    found = [parse(key) for key in keys if "://" in key]
+    return [address for address in found if address.scheme == scheme]
+
+
+def extras_of(app: CloudQ) -> tuple[str, ...]:
+    """List the extras of cloudq that the app's settings ask for, beside its cloud's."""
+    return ("crypto",) if app.conf.encryption_keys else ()

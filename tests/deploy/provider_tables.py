@@ -25,7 +25,8 @@ HERE = Path(__file__).parent / "providers"
 USED = {
     "google": (
         "cloud_run_service_iam_member cloud_scheduler_job cloudfunctions2_function "
-        "firestore_database firestore_field logging_project_bucket_config logging_project_sink "
+        "firestore_database firestore_field kms_crypto_key_iam_member "
+        "logging_project_bucket_config logging_project_sink "
         "monitoring_alert_policy project_iam_member pubsub_subscription "
         "pubsub_subscription_iam_member pubsub_topic pubsub_topic_iam_member service_account "
         "service_account_iam_member storage_bucket storage_bucket_iam_member "

@@ -84,6 +84,9 @@ class Calls:
             return [f"{params['Bucket']}/{each['Key']}" for each in params["Delete"]["Objects"]]
         return ["/".join(params[name] for name in ("Bucket", "Key") if name in params)]
 
+    def _kms(self, _: str, params: dict[str, Any]) -> Iterable[str]:
+        return [f"key/{params['KeyId']}"]
+
     def _lambda(self, _: str, params: dict[str, Any]) -> Iterable[str]:
         return [f"function:{params['FunctionName']}"]
 

@@ -1,4 +1,4 @@
-"""What reads bodies: each target takes one and says how it ended. All that it raises is wrong.
+"""Readers of bodies: each takes one and says how it ended. All that it raises is wrong.
 
 A body may be refused by an error of cloudq's own, which is the reason that an operator reads.
 """
@@ -58,7 +58,7 @@ _CODECS = (
 
 
 class Target(Protocol):
-    """What reads bodies. `share` is its part of a run, and `name` what it reads.
+    """A reader of bodies. `share` is its part of a run, and `name` says what it reads.
 
     It takes so many bodies `at_once`: all but the last of these are only kept. Of the `wrapped`
     ones it takes what is in them, so that bytes of the wrapping are not spoilt.

@@ -49,7 +49,6 @@ _GOOD = {
     "messages": "read",
     "bundles": "bundle of 4",
     "celery": "read",
-    "shown": "shown",
     "values": "read",
     "payloads": "refused",
     "executor": "kept",

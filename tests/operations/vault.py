@@ -15,6 +15,7 @@ from cloudq.monitoring.notifications import Failure, notify_failures
 
 HERE = Path(os.environ.get("VAULT", "."))
 KEYS = os.environ.get("VAULT_KEY")
+ENCRYPTED: dict[str, Any] = {"encryption_keys": {"k": KEYS}} if KEYS else {}
 
 log = get_task_logger(__name__)
 
@@ -45,7 +46,7 @@ app = CloudQ(
     default_retry_delay=0.0,
     max_retries=0,
     middleware=[notify_failures(to_file, every=0)],
-    **({"encryption_keys": {"k": KEYS}} if KEYS else {}),
+    **ENCRYPTED,
 )
 
 

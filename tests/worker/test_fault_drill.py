@@ -27,7 +27,7 @@ pytestmark = pytest.mark.drill
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
 CHANCE = 0.05
 # Calls and chords.
-FULL_LOAD = {"aws": (3300, 200), "gcp": (600, 40), "azure": (600, 40)}
+FULL_LOAD = {"aws": (3300, 200), "gcp": (600, 40), "azure": (150, 10)}
 SHORT_LOAD = {"aws": (300, 20), "gcp": (30, 2), "azure": (30, 2)}
 ONE_FAULT_LOAD = (150, 10)
 NAMES = {

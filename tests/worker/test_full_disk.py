@@ -62,7 +62,7 @@ def fill_by_calls(place: Place) -> list[AsyncResult[int]]:
 
 @pytest.mark.parametrize("disk", [16], indirect=True)
 def test_filled_by_callers(disk: Disk, place: Place) -> None:
-    """What was sent is there, what was refused is not; once there is room all goes on."""
+    """All that was sent is there, nothing that was refused; once there is room all goes on."""
     disk.take(14 << 20)
     sent = fill_by_calls(place)
     assert len(sent) > 10

@@ -170,3 +170,15 @@ def test_what_has_a_short_lease_goes_back_when_the_worker_stops(hand: Hand) -> N
     hand.dispatcher.submit(flights)
     hand.dispatcher.close()
     assert [flight.settling for flight in flights] == [True, True]
+
+
+def test_leases_that_cannot_be_extended_are_told_of_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with CloudQ("x", broker="memory://", backend=None) as app:
+        leases = Leases(app.broker, Flights(), 60.0, wake=lambda: None)
+        for count in range(1, 40):
+            leases._warn(count, "its disk is full")  # pyright: ignore[reportPrivateUsage]
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert told[0] == "could not extend 1 lease: its disk is full"
+    assert len(told) < 5

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -319,4 +319,4 @@ def _flipped(body: bytes) -> bytes:
     header, mark, text = body.rpartition(b',"body":"')
     data = bytearray(base64.b64decode(text[:-2]))
     data[len(data) // 2] ^= 1
-    return header + mark + base64.b64encode(cast("bytes", data)) + text[-2:]
+    return header + mark + base64.b64encode(bytes(data)) + text[-2:]

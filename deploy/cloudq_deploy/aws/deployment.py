@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from cloudq_deploy.aws.stack.state import StackState, check_ours, look, template
 from cloudq_deploy.aws.summary import summary
 from cloudq_deploy.aws.terminal import CommandLine
 from cloudq_deploy.bundle.archive import Limit, Package
-from cloudq_deploy.bundle.build import build
+from cloudq_deploy.bundle.build import Layout, build
 from cloudq_deploy.bundle.report import report
 from cloudq_deploy.costs import Assumed, Cost
 from cloudq_deploy.pyproject import own_runtime, read_table
@@ -128,12 +128,16 @@ class AwsDeployment:
         """Build the zip that all functions run."""
         path = output or self.folder / "build" / f"{self.plan.stack}.zip"
         selection = self.options.selection()
-        return build(self.folder, self.plan.entry, selection, path, LAYOUT, say)
+        return build(self.folder, self.plan.entry, selection, path, self._layout, say)
+
+    @property
+    def _layout(self) -> Layout:
+        return replace(LAYOUT, more=self.plan.extras)
 
     def write_dockerfile(self, output: Path | None, say: Callable[[str], None]) -> None:
         """Write a Dockerfile for functions that run an image."""
         path = output or self.folder / "Dockerfile"
-        write_dockerfile(self.folder, self.plan.entry, self.options.selection(), path)
+        write_dockerfile(self.folder, self.plan.entry, self.options.selection(), path, self._layout)
         platform = f"linux/{self.options.docker_platform}"
         say(f"wrote {path}; build the image with: docker build --platform {platform} -f {path} .")
 

@@ -43,6 +43,7 @@ _CONSUMING = (
 # Without the right to list, S3 answers 403 in place of 404 for a payload that is gone.
 _PAYLOADS = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 _PAYLOADS_THERE = "s3:ListBucket"
+_ENCRYPTING = ("kms:Decrypt", "kms:GenerateDataKey")
 _LOGGING = ("logs:CreateLogStream", "logs:PutLogEvents")
 
 
@@ -59,18 +60,19 @@ class Place:
 class Arn:
     """The name of a resource. S3's have no region and no account, IAM's no region.
 
-    `account` overrides the plan's own: `aws` is that of AWS's own policies.
+    `account` overrides the plan's own: `aws` is that of AWS's own policies; so does `region`.
     """
 
     service: str
     resource: str
     account: str | None = None
+    region: str | None = None
 
     def at(self, place: Place) -> str:
         """Write the ARN as text."""
         if self == ALL:
             return "*"
-        region = "" if self.service in ("iam", "s3") else place.region
+        region = "" if self.service in ("iam", "s3") else self.region or place.region
         account = "" if self.service == "s3" else self.account or place.account
         return f"arn:{place.partition}:{self.service}:{region}:{account}:{self.resource}"
 
@@ -145,7 +147,7 @@ def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
 def statements(plan: Plan, role: Role) -> list[Statement]:
     """The rights of a role on the whole plan; those of a deployer are in `iam_deployer`."""
     if role == "producer":
-        return [_send(plan.queues), *_results(plan), *_payloads(plan), *_one_time_calls(plan)]
+        return [_send(plan.queues), *_used(plan), *_one_time_calls(plan)]
     if role == "worker":
         return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
@@ -169,8 +171,7 @@ def _worker(plan: Plan, queues: Sequence[Queue]) -> list[Statement]:
         _send(plan.queues),
         consume,
         dead,
-        *_results(plan),
-        *_payloads(plan),
+        *_used(plan),
         *_one_time_calls(plan),
     ]
 
@@ -181,6 +182,11 @@ def _send(queues: Sequence[Queue]) -> Statement:
 
 def _results(plan: Plan) -> list[Statement]:
     return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
+
+
+def _used(plan: Plan) -> list[Statement]:
+    """All that an app has beside its queues: results, large payloads, keys."""
+    return [*_results(plan), *_payloads(plan), *_messages_keys(plan)]
 
 
 def _payloads(plan: Plan) -> list[Statement]:
@@ -204,8 +210,25 @@ def _keys(plan: Plan) -> list[Statement]:
     if key is None:
         return []
     *_, resource = key.split(":", 5)
-    use = ("kms:Decrypt", "kms:GenerateDataKey")
-    return [Statement(sid="Encryption", actions=use, resources=[Arn("kms", resource)])]
+    return [Statement(sid="Encryption", actions=_ENCRYPTING, resources=[Arn("kms", resource)])]
+
+
+def _messages_keys(plan: Plan) -> list[Statement]:
+    """Use the keys that messages are encrypted with; one that has an alias, by that alone."""
+    named = [each for each in plan.encryption_keys if not each.by_alias]
+    found = [Arn("kms", each.name, each.account, each.region) for each in named]
+    made = [Statement(sid="Keys", actions=_ENCRYPTING, resources=found)]
+    for number, each in enumerate((e for e in plan.encryption_keys if e.by_alias), start=1):
+        made.append(
+            Statement(
+                sid=f"KeyOfAlias{number}",
+                actions=_ENCRYPTING,
+                # KMS makes up the id, and knows no rights on an alias.
+                resources=[Arn("kms", "key/*", each.account, each.region)],
+                condition={"ForAnyValue:StringEquals": {"kms:ResourceAliases": each.name}},
+            )
+        )
+    return made
 
 
 def _scheduler(plan: Plan) -> list[Statement]:
@@ -332,8 +355,7 @@ def _operator(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
         Statement(sid="Revoke", actions=["scheduler:DeleteSchedule"], resources=entries),
-        *_results(plan),
-        *_payloads(plan),
+        *_used(plan),
         _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
         Statement(sid="Functions", actions=["lambda:InvokeFunction"], resources=functions),

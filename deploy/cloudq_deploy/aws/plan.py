@@ -88,6 +88,23 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionKey:
+    """A key of KMS that encrypts messages, as `key/ID` or `alias/NAME`.
+
+    `region` and `account` are None for the plan's own.
+    """
+
+    name: str
+    region: str | None = None
+    account: str | None = None
+
+    @property
+    def by_alias(self) -> bool:
+        """Tell whether the key is known by an alias, which others may turn to another key."""
+        return self.name.startswith("alias/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Payloads:
     """The bucket of large payloads, and what their keys begin with: "" or a folder and a slash.
 
@@ -173,6 +190,8 @@ class Plan:
     backend: str = "none"
     payloads: Payloads | None = None
     payload_store: str | None = None
+    encryption_keys: tuple[EncryptionKey, ...] = ()
+    extras: tuple[str, ...] = ()
     permissions_boundary: str | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import (
     UNDELIVERED,
     Alarm,
+    EncryptionKey,
     Feed,
     Function,
     Payloads,
@@ -34,11 +35,13 @@ from cloudq_deploy.aws.plan import (
 from cloudq_deploy.aws.schedules import group_name, of_beat, schedules_of
 from cloudq_deploy.requirements import (
     AnyTask,
+    extras_of,
     merged,
     payload_place,
     plain,
     queue_names,
     reads,
+    service_keys,
     tasks_of,
     timeout_of,
 )
@@ -102,6 +105,8 @@ def plan_of(
         payload_store=f"s3://{payloads.bucket}/{payloads.prefix}?region={region}"
         if payloads
         else None,
+        encryption_keys=tuple(_encryption_keys(app)),
+        extras=extras_of(app),
     )
     limits.check(plan)
     return plan
@@ -276,6 +281,18 @@ def _payloads(app: CloudQ, region: str) -> Payloads | None:
             "both in one region"
         )
     return Payloads(bucket=address.host, prefix=prefix, days=days)
+
+
+def _encryption_keys(app: CloudQ) -> Iterable[EncryptionKey]:
+    """Yield the keys of KMS that the app encrypts its messages with."""
+    for address in service_keys(app, "awskms"):
+        text = "/".join(filter(None, (address.host, address.path)))
+        if text.startswith("arn:"):
+            _, _, _, region, account, name = text.split(":", 5)
+            yield EncryptionKey(name=name, region=region, account=account)
+            continue
+        name = text if text.startswith("alias/") else f"key/{text}"
+        yield EncryptionKey(name=name, region=address.options.get("region"))
 
 
 def _alarms(

@@ -31,6 +31,8 @@ def summary(plan: Plan) -> Iterator[Row]:
             f"large payloads under {plan.payloads.prefix or '/'}, kept {plan.payloads.days} d"
         )
         yield "bucket", plan.payloads.bucket, f"{settings}; it belongs to no stack, and stays"
+    for key in plan.encryption_keys:
+        yield "key", key.name, "encrypts messages; it belongs to no stack, and stays"
     yield from _schedules(plan)
     for alarm in plan.alarms:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"

@@ -14,7 +14,7 @@ class Grant:
     """A built-in role of Azure for the identity, on a resource by its name in the plan."""
 
     role: str
-    kind: Literal["queue", "table", "account"]
+    kind: Literal["queue", "table", "account", "key"]
     on: str
     why: str
 
@@ -30,6 +30,13 @@ def grants(plan: Plan) -> Iterator[Grant]:
     if plan.table is not None:
         yield Grant(
             role="Storage Table Data Contributor", kind="table", on=plan.table, why="results"
+        )
+    for key in plan.encryption_keys:
+        yield Grant(
+            role="Key Vault Crypto User",
+            kind="key",
+            on=f"{key.group}/{key.vault}/{key.name}",
+            why="encrypted messages",
         )
     # The host makes containers there for its keys, leases of timers, and the zip. Large payloads
     # are in one of their own.

@@ -11,6 +11,9 @@ class AzureOptions(Options):
     """All options of a deployment to Azure. Some of its names must be unique in all of Azure."""
 
     resource_group: str | None = Field(default=None, description="else the stack's name")
+    key_vault_group: str | None = Field(
+        default=None, description="the resource group of encryption keys' vault; else the stack's"
+    )
     namespace: str | None = Field(default=None, description="of Service Bus; else STACK-queues")
     account: str | None = Field(default=None, description="storage account; else STACKstore")
     function_app: str | None = Field(default=None, description="else STACK-tasks")

@@ -67,6 +67,7 @@ def layout_of(plan: Plan) -> Layout:
         prefix=PACKAGES,
         home="/home/site/wwwroot/",
         limit=LIMIT,
+        more=plan.extras,
     )
 
 

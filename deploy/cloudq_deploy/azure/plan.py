@@ -84,6 +84,15 @@ class Payloads:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionKey:
+    """A key that encrypts messages, in a vault that a deployment does not make."""
+
+    vault: str
+    group: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All resources of one stack. `entry` is the app's `module:attribute`.
 
@@ -112,6 +121,8 @@ class Plan:
     broker: str = ""
     backend: str = "none"
     payloads: Payloads | None = None
+    encryption_keys: tuple[EncryptionKey, ...] = ()
+    extras: tuple[str, ...] = ()
 
     @property
     def payload_store(self) -> str | None:

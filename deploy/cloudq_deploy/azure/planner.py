@@ -18,12 +18,23 @@ from cloudq.schedules.when import crontab
 from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.azure import limits
 from cloudq_deploy.azure.options import AzureOptions
-from cloudq_deploy.azure.plan import Alert, FunctionApp, Payloads, Plan, Queue, Refused, Timer
+from cloudq_deploy.azure.plan import (
+    Alert,
+    EncryptionKey,
+    FunctionApp,
+    Payloads,
+    Plan,
+    Queue,
+    Refused,
+    Timer,
+)
 from cloudq_deploy.requirements import (
+    extras_of,
     merged,
     payload_place,
     queue_names,
     reads,
+    service_keys,
     tasks_of,
     timeout_of,
 )
@@ -78,6 +89,8 @@ def plan_of(app: CloudQ, entry: str, options: AzureOptions) -> Plan:
         broker=f"servicebus://{namespace}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"aztables://{account}/{table}" if table else "none",
         payloads=_payloads(app, account),
+        encryption_keys=tuple(_encryption_keys(app, options, stack)),
+        extras=extras_of(app),
     )
     limits.check(plan)
     return plan
@@ -212,6 +225,15 @@ def _payloads(app: CloudQ, account: str) -> Payloads | None:
         )
     container, _, prefix = path.partition("/")
     return Payloads(container=container, prefix=prefix, days=days)
+
+
+def _encryption_keys(app: CloudQ, options: AzureOptions, stack: str) -> Iterator[EncryptionKey]:
+    """Yield the keys in vaults, but in managed HSMs, which have rights of their own."""
+    group = options.key_vault_group or options.resource_group or stack
+    for address in service_keys(app, "azkeyvault"):
+        vault, _, domain = address.host.partition(".")
+        if not domain.startswith("managedhsm."):
+            yield EncryptionKey(vault=vault, group=group, name=address.path.strip("/"))
 
 
 def _timers(app: CloudQ) -> Iterator[Timer | Refused]:

@@ -170,14 +170,27 @@ def duration(seconds: int) -> str:
     return "PT" + (f"{minutes}M" if minutes else "") + (f"{rest}S" if rest or not minutes else "")
 
 
+def _key(on: str) -> str:
+    """Return the resource id of a key: of a group, a vault and a name."""
+    group, vault, name = on.split("/")
+    provider = f"Microsoft.KeyVault/vaults/{vault}/keys/{name}"
+    return f"/subscriptions/${{var.subscription}}/resourceGroups/{group}/providers/{provider}"
+
+
 def _granted(grant: Grant) -> dict[str, Any]:
+    if grant.kind == "key":
+        return _assigned(grant, _key(grant.on))
     scopes = {
         "queue": f"${{azurerm_servicebus_queue.{named(grant.on)}.id}}",
         "table": "${azurerm_storage_table.results.resource_manager_id}",
         "account": "${azurerm_storage_account.store.id}",
     }
+    return _assigned(grant, scopes[grant.kind])
+
+
+def _assigned(grant: Grant, scope: str) -> dict[str, Any]:
     return {
-        "scope": scopes[grant.kind],
+        "scope": scope,
         "role_definition_name": grant.role,
         "principal_id": f"${{{_IDENTITY}.principal_id}}",
         "principal_type": "ServicePrincipal",

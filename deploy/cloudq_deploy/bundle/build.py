@@ -60,9 +60,10 @@ def filled(template: str, entry: str) -> bytes:
 class Layout:
     """The contents of a cloud's zip beside the project's files, and their places.
 
-    cloudq's `extra` names the dependencies to pack, and `adapter` is the one adapter that is
-    packed. `own` writes the files that only the zip has, by their names, for an app's entry.
-    Dependencies lie below `prefix` in the zip. `home` is the folder in which the cloud unpacks it.
+    cloudq's `extra` names the dependencies to pack, as do those of `more`, and `adapter` is the one
+    adapter that is packed. `own` writes the files that only the zip has, by their names, for an
+    app's entry. Dependencies lie below `prefix` in the zip. `home` is the folder in which the cloud
+    unpacks it.
     """
 
     extra: str
@@ -71,6 +72,12 @@ class Layout:
     prefix: str = ""
     home: str
     limit: archive.Limit
+    more: Sequence[str] = ()
+
+    @property
+    def needed(self) -> str:
+        """Return the requirement of cloudq with the extras."""
+        return f"{DISTRIBUTION}[{','.join((self.extra, *self.more))}]"
 
 
 def build(
@@ -95,7 +102,7 @@ def build(
             f"the project's {taken[0]} has the name of a file that the deployment writes: rename "
             "it, or add it to exclude"
         )
-    pins = locked(folder, platform, selection.requirements, f"{DISTRIBUTION}[{layout.extra}]")
+    pins = locked(folder, platform, selection.requirements, layout.needed)
     needed = dependencies(pins, platform, selection, layout, folder / "build")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if here != selection.python:

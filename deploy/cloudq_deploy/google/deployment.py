@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ class GoogleDeployment:
         """Build the zip that all functions run."""
         path = output or self.folder / "build" / f"{self.plan.stack}-google.zip"
         selection = self.options.selection()
-        return build(self.folder, self.plan.entry, selection, path, LAYOUT, say)
+        layout = replace(LAYOUT, more=self.plan.extras)
+        return build(self.folder, self.plan.entry, selection, path, layout, say)
 
     def write_dockerfile(self, output: Path | None, say: Callable[[str], None]) -> None:
         """Raise `ConfigurationError`: functions on Google run a zip."""

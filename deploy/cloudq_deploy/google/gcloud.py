@@ -135,6 +135,7 @@ def _grant(plan: Plan, grant: Grant) -> Command:
         "function": ["run", "services", "add-iam-policy-binding", grant.on],
         "bucket": ["storage", "buckets", "add-iam-policy-binding", f"gs://{grant.on}"],
         "account": ["iam", "service-accounts", "add-iam-policy-binding", plan.email(grant.on)],
+        "key": ["kms", "keys", "add-iam-policy-binding", grant.on],
         "project": ["projects", "add-iam-policy-binding", grant.on],
     }
     command = ["gcloud", *on[grant.kind], f"--member=serviceAccount:{who[grant.who]}"]

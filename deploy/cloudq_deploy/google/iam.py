@@ -12,7 +12,7 @@ from typing import Literal
 
 from cloudq_deploy.google.plan import Plan, Queue
 
-Kind = Literal["topic", "subscription", "function", "account", "bucket", "project"]
+Kind = Literal["topic", "subscription", "function", "account", "bucket", "key", "project"]
 Who = Literal["tasks", "push", "pubsub"]
 
 
@@ -60,6 +60,14 @@ def grants(plan: Plan) -> Iterator[Grant]:
             kind="bucket",
             on=plan.payloads.bucket,
             why="large payloads",
+        )
+    for key in plan.encryption_keys:
+        yield Grant(
+            who="tasks",
+            role="roles/cloudkms.cryptoKeyEncrypterDecrypter",
+            kind="key",
+            on=key,
+            why="encrypted messages",
         )
     if plan.store:
         yield Grant(

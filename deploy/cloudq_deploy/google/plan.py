@@ -109,7 +109,8 @@ class Plan:
 
     `runtime_account` and `push_account` are ids of service accounts: functions run as the first,
     and Pub/Sub calls them as the second. `log_retention` is in days. `delays` is the queue of
-    Cloud Tasks that the broker's URL names; a deployment does not make it.
+    Cloud Tasks that the broker's URL names; a deployment does not make it. `encryption_keys` are
+    whole names of keys in Cloud KMS, which it does not make either.
     """
 
     app: str
@@ -135,6 +136,8 @@ class Plan:
     broker: str = ""
     backend: str = "none"
     payloads: Payloads | None = None
+    encryption_keys: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

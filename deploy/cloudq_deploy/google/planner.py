@@ -26,15 +26,18 @@ from cloudq_deploy.google.plan import Alert, Function, Payloads, Plan, Queue, Re
 from cloudq_deploy.requirements import (
     AnyTask,
     declared_schedules,
+    extras_of,
     merged,
     payload_place,
     plain,
     queue_names,
     reads,
+    service_keys,
     tasks_of,
     timeout_of,
 )
 from cloudq_gcp.cloud_scheduler import CloudScheduler
+from cloudq_gcp.kms_names import key_name
 from cloudq_gcp.queues import Queues
 
 _DEADLINES = (10, 600)
@@ -90,6 +93,8 @@ def plan_of(app: CloudQ, entry: str, options: GoogleOptions) -> Plan:
         broker=f"pubsub://{project}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"firestore://{project}/{store.collection}{database}" if store else "none",
         payloads=_payloads(app),
+        encryption_keys=tuple(dict.fromkeys(map(key_name, service_keys(app, "gcpkms")))),
+        extras=extras_of(app),
     )
     limits.check(plan)
     return plan

@@ -272,6 +272,8 @@ def _granted(plan: Plan, grant: Grant) -> tuple[str, dict[str, Any]]:
             "bucket": "${google_storage_bucket.payloads.name}",
             **given,
         }
+    if grant.kind == "key":
+        return "kms_crypto_key_iam_member", {"crypto_key_id": grant.on, **given}
     if grant.kind == "account":
         account = f"${{google_service_account.{place}.name}}"
         return "service_account_iam_member", {"service_account_id": account, **given}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cloudq import CloudQ
-from cloudq.driver import Address, Change, Item, Key
+from cloudq.driver import Address, Change, Code, Item, Key
 from cloudq.errors import BrokerError, ConfigurationError
 from cloudq.testing import outgoing
 from cloudq_local import sqlite_tidy, wake
@@ -23,7 +23,7 @@ from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import MemoryQueue
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.sqlite_broker import SQLiteBroker
-from cloudq_local.sqlite_errors import advice
+from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_file import Database
 from cloudq_local.wake import Bell
 
@@ -243,7 +243,7 @@ def test_errors_end_in_advice_for_a_file(file: Path) -> None:
         (sqlite3.SQLITE_CANTOPEN, "this user's rights"),
         (sqlite3.SQLITE_READONLY, "may not write"),
         (sqlite3.SQLITE_IOERR_WRITE, "its disk"),
-        (sqlite3.SQLITE_NOTADB, "not a SQLite database"),
+        (sqlite3.SQLITE_NOTADB, "save what can be read"),
         (sqlite3.SQLITE_TOOBIG, "one row"),
     ],
 )
@@ -252,6 +252,15 @@ def test_each_kind_of_error_has_its_advice(code: int, says: str) -> None:
     error.sqlite_errorcode = code
     assert says in (advice(error) or "")
     assert advice(ValueError("x")) is None
+
+
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FULL]
+)
+def test_what_may_be_mended_is_waited_for(code: int) -> None:
+    error = sqlite3.DatabaseError("x")
+    error.sqlite_errorcode = code
+    assert error_code(error) is Code.UNREACHABLE
 
 
 # ---- what has expired

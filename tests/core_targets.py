@@ -1,0 +1,303 @@
+"""The code of the core that is broken on purpose, and the tests that are to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core_mutants import ROOT, Mutant, mutants, sample, written
+
+CORE = ROOT / "cloudq"
+# Mutants of a module that are tried, unless all are asked for.
+PER_MODULE = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A break that is written down: `old` is a text of the module, `new` what stands there then."""
+
+    module: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreTarget:
+    """Some modules, and the tests that are to notice that one of them is broken.
+
+    `excused` says of mutants why nothing can notice them: they do the same as the code. `known` are
+    a few mutants, each with the test that notices it: these are tried with each change of the code.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    tests: str
+    select: str = ""  # as for pytest's -k
+    quick: bool = True  # no server, no process, nothing slow
+    written: Mapping[str, Written] = field(default_factory=dict[str, Written])
+    excused: Mapping[str, str] = field(default_factory=dict[str, str])
+    known: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def files(self) -> list[Path]:
+        """Return the files that are broken."""
+        named = (*self.modules, *(each.module for each in self.written.values()))
+        return [CORE / f"{module}.py" for module in dict.fromkeys(named)]
+
+
+LIFE: Mapping[str, Written] = {
+    "acks before it records": Written(
+        module="execution/consume",
+        old="        batch = self._committed(pairs)\n        tries = 1",
+        new="        batch = dispose(pairs, self.broker) and None or self._committed(pairs)\n"
+        "        tries = 1",
+    ),
+    "sends no copy for the next try": Written(
+        module="execution/settlement",
+        old="        return (*started, self.resend) if self.resend is not None else started",
+        new="        return started",
+    ),
+    "writes what it cannot fence": Written(
+        module="execution/commit",
+        old="        return settlement.fenced or record is not None\n",
+        new="        return False\n",
+    ),
+    "forgets the fence of a redelivery": Written(
+        module="execution/admission",
+        old="        return self._claimed(job, record) if attempts > 1 else job",
+        new="        return job",
+    ),
+    "writes over an end": Written(
+        module="results/changes",
+        old="            *_not_ended(),\n        ),\n    )\n\n\ndef claim_of",
+        new="            *(),\n        ),\n    )\n\n\ndef claim_of",
+    ),
+    "lets an earlier delivery write": Written(
+        module="results/changes",
+        old="op=Op.LE, value=record.fence, or_absent=True),",
+        new="op=Op.LE, value=1 << 60, or_absent=True),",
+    ),
+    "runs what has ended": Written(
+        module="execution/admission",
+        old="(record.terminal or record.retries > message.retries):",
+        new="record.retries > message.retries:",
+    ),
+    "acks what is not recorded": Written(
+        module="execution/commit",
+        old="        batch.fail(settled, error)\n        return\n    batch.ready = settled\n",
+        new="        failures = {}\n        error.args\n    batch.ready = settled\n",
+    ),
+    "acks what the store refused": Written(
+        module="execution/commit",
+        old="        _take_back(batch, owners, failures)\n",
+        new="        pass\n",
+    ),
+    "forgets what could not be sent": Written(
+        module="execution/outgoing",
+        old="        batch.fail(unsent, error)\n    batch.ready = [_w",
+        new="        pass\n    batch.ready = [_w",
+    ),
+    "reopens what others have ended": Written(
+        module="execution/unstarted",
+        old="    if sent is None or ended is None or sent > ended:\n",
+        new="    if True:\n",
+    ),
+    "lets go of the rest of a bundle": Written(
+        module="execution/bundles",
+        old="                self._send_rest(broker)\n",
+        new="                pass\n",
+    ),
+    "settles a bundle with its first call": Written(
+        module="execution/bundles",
+        old="[part.number] = settlement\n            return not self._left",
+        new="[part.number] = settlement\n            return True",
+    ),
+}
+
+TARGETS = (
+    CoreTarget(
+        name="life",
+        modules=(),
+        written=LIFE,
+        tests="execution/test_delivery_model.py",
+        quick=False,
+    ),
+    CoreTarget(
+        name="executor",
+        modules=(
+            "execution/executor",
+            "execution/outcomes",
+            "execution/settlement",
+            "execution/commit",
+            "execution/consume",
+            "execution/admission",
+            "execution/unstarted",
+            "execution/outgoing",
+            "execution/leaving",
+            "execution/sharing",
+            "execution/spoiled",
+            "execution/raised",
+        ),
+        known={
+            "execution.unstarted.already_buried: return None at once": (
+                "execution/test_execution.py::"
+                "test_a_worker_that_stood_still_before_a_burial_does_not_run_the_task_again"
+            ),
+            "execution.unstarted.already_done: no frees in replace": (
+                "execution/test_retries.py::"
+                "test_a_redelivery_of_what_was_retried_leaves_the_payload_to_its_next_try"
+            ),
+        },
+        tests="execution/test_execution.py execution/test_retries.py"
+        " execution/test_running.py execution/test_one_message.py"
+        " execution/test_lost_claims.py execution/test_revocations.py"
+        " execution/test_given_ids.py execution/test_bundled_calls.py"
+        " execution/test_idempotency.py execution/test_task_life.py"
+        " execution/test_queue_rules.py canvas/test_crashes.py"
+        " canvas/test_canvas.py results/test_series.py"
+        " execution/test_settlements.py execution/test_at_once.py execution/test_plain_bundles.py"
+        " tasks/test_checkpoints.py tasks/limits/test_unique.py"
+        " tasks/limits/test_concurrency.py canvas/test_lost_answers.py",
+        excused={
+            "execution.leaving.leave_joins: swap leaving.append(pair) and "
+            "results.append(settlement.member_result)": "the lists know nothing of each other",
+            "execution.leaving._left: negate billed": "it says how many are left at a time",
+        },
+    ),
+    CoreTarget(
+        name="joins",
+        modules=("canvas/joins", "canvas/join_items", "canvas/slots", "results/shared_items"),
+        known={
+            "canvas.joins.Joins._start: return None at once": (
+                "canvas/test_canvas.py::test_a_redelivered_member_counts_once"
+            ),
+            "canvas.joins.Joins._failed: return None at once": (
+                "canvas/test_canvas.py::test_a_failed_member_fails_the_body_at_once"
+            ),
+        },
+        tests="canvas/test_counted_joins.py canvas/test_counted_once.py"
+        " canvas/test_crashes.py canvas/test_lost_answers.py"
+        " canvas/test_canvas.py canvas/test_callbacks_everywhere.py"
+        " canvas/test_signed_store.py canvas/test_unrunnable_members.py"
+        " canvas/test_values_of_many.py",
+    ),
+    CoreTarget(
+        name="leases",
+        modules=("worker/leases", "results/changes", "results/call_marks", "worker/gathering"),
+        known={
+            "results.changes._not_ended: return [] at once": (
+                "results/test_results.py::test_an_end_stands_even_against_a_later_delivery"
+            ),
+            "results.changes.advance: drop own.append(_NO_MARK)": (
+                "execution/test_revocations.py::"
+                "test_what_a_task_records_after_it_was_revoked_does_not_make_that_forgotten"
+            ),
+        },
+        tests="results/test_results.py execution/test_execution.py"
+        " execution/test_given_ids.py execution/test_revocations.py"
+        " worker/test_flow.py worker/test_short_leases.py",
+    ),
+    CoreTarget(
+        name="bundles",
+        modules=(
+            "messages/bundle",
+            "execution/bundles",
+            "execution/plain_bundles",
+            "results/bundles",
+            "results/bundle_item",
+            "worker/in_flight",
+        ),
+        known={
+            "execution.bundles.dispose_parts: drop done.refused += _bury(settled, broker)": (
+                "execution/test_bundled_calls.py::test_a_dead_letter_of_one_is_retried_alone"
+            ),
+            "messages.bundle.read_bundle: negate len(body) > limit": (
+                "execution/test_bundled_calls.py::test_a_retry_counts_and_keeps_its_id"
+            ),
+        },
+        tests="messages/test_bundle.py messages/test_forged_bundles.py"
+        " execution/test_bundled_calls.py execution/test_plain_bundles.py"
+        " results/test_bundles.py results/test_bundle_item.py"
+        " worker/test_trays.py worker/test_flow.py",
+    ),
+    CoreTarget(
+        name="blobs",
+        modules=(
+            "messages/payloads",
+            "messages/payload_places",
+            "broker/claim_check",
+            "results/large",
+            "execution/large_results",
+        ),
+        known={
+            "messages.payloads.Payloads.check_size: return None at once": (
+                "messages/test_payloads.py::test_a_claim_to_too_much_is_refused_before_it_is_read"
+            ),
+            "messages.payloads.Payloads.parts: "
+            "negate length != size or hashed.hexdigest() != sha256": (
+                "messages/test_payloads.py::test_what_is_not_what_was_stored_is_refused"
+            ),
+        },
+        tests="messages/test_payloads.py broker/test_claim_check.py"
+        " execution/test_retries.py results/test_results.py",
+    ),
+    CoreTarget(
+        name="keys",
+        modules=(
+            "messages/encryption",
+            "messages/data_keys",
+            "messages/envelope",
+            "messages/sealed_payloads",
+            "messages/sealed_text",
+            "results/sealing",
+        ),
+        known={
+            "messages.encryption.header_of: negate len(header) > _LONGEST_HEADER": (
+                "messages/test_encryption.py::test_rotation"
+            ),
+            "messages.encryption.Encryption._keys: drop raise DecodeError(unknown_key(name))": (
+                "messages/test_encryption.py::test_an_unknown_key"
+            ),
+        },
+        tests="messages/test_encryption.py messages/test_sealed_payloads.py"
+        " execution/test_encrypted.py results/test_sealed_store.py",
+    ),
+)
+
+
+def by_name(name: str) -> CoreTarget:
+    """Return the target of that name; `core` has what is known of all."""
+    return CORE_OF_ALL if name == CORE_OF_ALL.name else next(t for t in TARGETS if t.name == name)
+
+
+CORE_OF_ALL = CoreTarget(
+    name="core",
+    modules=tuple(module for target in TARGETS for module in target.modules),
+    tests=" ".join({test.partition("::")[0]: "" for t in TARGETS for test in t.known.values()}),
+    known={name: test for target in TARGETS for name, test in target.known.items()},
+)
+
+
+def all_of(target: CoreTarget) -> list[list[Mutant]]:
+    """Return every mutant of a target, by its modules."""
+    lots = [mutants(CORE / f"{module}.py") for module in target.modules]
+    named = target.written.items()
+    lots.append([written(CORE / f"{w.module}.py", name, w.old, w.new) for name, w in named])
+    return [lot for lot in lots if lot]
+
+
+def chosen(
+    target: CoreTarget, *, seed: int, count: int | None, only: str, excused: bool = False
+) -> list[Mutant]:
+    """Choose the mutants of a target that are to be tried: those whose names have `only` in them.
+
+    Up to `count` of each module, without those that are excused.
+    """
+    return [
+        mutant
+        for lot in all_of(target)
+        if (
+            left := [m for m in lot if only in m.name and (excused or m.name not in target.excused)]
+        )
+        for mutant in sample(left, count, seed=seed)
+    ]
