@@ -32,7 +32,7 @@ from tests.worker.conftest import make
 from tests.worker.harness import Place, until
 
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
-SECONDS = float(os.environ.get("CLOUDQ_SOAK") or (3600 if FULL else 6))
+SECONDS = float(os.environ.get("CLOUDQ_SOAK") or (3600 if FULL else 4))
 SEED = int(os.environ.get("CLOUDQ_SOAK_SEED") or random.SystemRandom().randrange(1 << 32))
 RATE = float(os.environ.get("CLOUDQ_SOAK_RATE") or 20)  # tasks a second
 # Nothing waits so long, on a busy machine either: what has expired before it is looked at fails.
