@@ -166,7 +166,7 @@ TARGETS = (
     ),
     CoreTarget(
         name="joins",
-        modules=("canvas/joins", "canvas/join_items", "canvas/slots", "results/shared_items"),
+        modules=("canvas/joins", "canvas/join_items", "canvas/slots"),
         known={
             "canvas.joins.Joins._start: return None at once": (
                 "canvas/test_canvas.py::test_a_redelivered_member_counts_once"
@@ -183,7 +183,7 @@ TARGETS = (
     ),
     CoreTarget(
         name="leases",
-        modules=("worker/leases", "results/changes", "results/call_marks", "worker/gathering"),
+        modules=("worker/leases", "results/changes", "results/call_marks"),
         known={
             "results.changes._not_ended: return [] at once": (
                 "results/test_results.py::test_an_end_stands_even_against_a_later_delivery"
@@ -195,7 +195,7 @@ TARGETS = (
         },
         tests="results/test_results.py execution/test_execution.py"
         " execution/test_given_ids.py execution/test_revocations.py"
-        " worker/test_flow.py worker/test_short_leases.py",
+        " worker/test_flow.py worker/test_leases.py execution/test_idempotency.py",
     ),
     CoreTarget(
         name="bundles",
@@ -205,6 +205,7 @@ TARGETS = (
             "execution/plain_bundles",
             "results/bundles",
             "results/bundle_item",
+            "results/shared_items",
             "worker/in_flight",
         ),
         known={
