@@ -119,6 +119,11 @@ TARGETS = (
         name="life",
         modules=(),
         written=LIFE,
+        known=dict.fromkeys(
+            LIFE,
+            "execution/test_delivery_model.py::"
+            "test_no_delivery_is_lost_and_no_end_changes_whatever_goes_wrong[memory]",
+        ),
         tests="execution/test_delivery_model.py",
         quick=False,
     ),
@@ -196,6 +201,11 @@ TARGETS = (
         tests="results/test_results.py execution/test_execution.py"
         " execution/test_given_ids.py execution/test_revocations.py"
         " worker/test_flow.py worker/test_leases.py execution/test_idempotency.py",
+        excused={
+            "worker.leases.Leases.stop: 5.0 as 6.0": "threads that end are not waited for so long",
+            "results.call_marks.Marks.__init__: 0 as -1": "no clock shows such a time",
+            "results.call_marks._time: 0.0 as -1.0": "nothing has ended at such a time",
+        },
     ),
     CoreTarget(
         name="bundles",
@@ -274,8 +284,10 @@ def by_name(name: str) -> CoreTarget:
 CORE_OF_ALL = CoreTarget(
     name="core",
     modules=tuple(module for target in TARGETS for module in target.modules),
-    tests=" ".join({test.partition("::")[0]: "" for t in TARGETS for test in t.known.values()}),
-    known={name: test for target in TARGETS for name, test in target.known.items()},
+    tests=" ".join(
+        {test.partition("::")[0]: "" for t in TARGETS if t.modules for test in t.known.values()}
+    ),
+    known={name: test for t in TARGETS if t.modules for name, test in t.known.items()},
 )
 
 

@@ -39,7 +39,7 @@ from cloudq.errors import ServiceError
 from cloudq.execution.bundles import whole_of
 from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Settlement
+from cloudq.execution.settlement import DELIVERED, Settlement
 from cloudq.messages.bundle import Bundle
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
@@ -576,6 +576,10 @@ class Lives(RuleBasedStateMachine):
                         self.calls[message.id] = Call(message)
                         if message.group_key is not None:
                             self.groups.setdefault(message.group_key, []).append(message.id)
+                    elif DELIVERED in message.headers:
+                        # Two workers that have had a bundle may each send such a copy. If one is
+                        # dead-lettered before the other is sent, that is taken for sent again.
+                        self.calls[message.id].loose = self.calls[message.id].reopens = True
         with self.held_against():
             if call in ("put", "update", "settle", "delete"):
                 self.look()
