@@ -35,7 +35,7 @@ _MOST = float(os.environ.get("CLOUDQ_MUTANT_SECONDS", "60"))
 
 @dataclass
 class Seen:
-    """What a test has run, in the modules of a target, and how long it took."""
+    """The lines that a test has run, in the modules of a target, and how long it took."""
 
     seconds: float = 0.0
     lines: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
