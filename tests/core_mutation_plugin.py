@@ -35,7 +35,7 @@ _MOST = float(os.environ.get("CLOUDQ_MUTANT_SECONDS", "60"))
 
 @dataclass
 class Seen:
-    """What a test has run, in the modules of a target, and how long it took."""
+    """The lines that a test has run, in the modules of a target, and how long it took."""
 
     seconds: float = 0.0
     lines: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
@@ -81,7 +81,7 @@ class Plugin:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
-        if self.target.known and self.short:
+        if self.short or self.target.written:
             self.try_known(items)
             return True
         sound = self.in_fork(lambda: self.watched(session.items), 3600.0)
@@ -107,17 +107,21 @@ class Plugin:
 
     def try_known(self, items: dict[str, pytest.Item]) -> None:
         """Run the one test for each known mutant, first without it: no line need be watched."""
+        sound: dict[str, dict[str, Any] | None] = {}
+        chosen = {mutant.name: mutant for mutant in self.mutants}
         for name, test in self.target.known.items():
+            if (mutant := chosen.get(name)) is None:
+                continue
             own = [items[id] for id in items if id.removeprefix("tests/").startswith(test)]
-            sound = self.in_fork(partial(self.passed, own), 600.0)
-            if not own or sound is None or sound["failed"]:
-                self.tell(
-                    {"red": f"{test}: {sound['why'] if sound and own else 'it is not there'}"}
-                )
+            if test not in sound:
+                sound[test] = self.in_fork(partial(self.passed, own), 3600.0)
+            found = sound[test]
+            if not own or found is None or found["failed"]:
+                why = found["why"] if own and found else "it is not there"
+                self.tell({"red": f"{test}: {why}"})
                 return
-            mutant = next(each for each in self.mutants if each.name == name)
             told = {"mutant": name, "line": mutant.first, "tests": len(own), "run": len(own)}
-            child = self.fork(partial(self.tried, mutant, own), 120.0, told)
+            child = self.fork(partial(self.tried, mutant, own), 900.0, told)
             while not self.ended(child):
                 time.sleep(0.01)
 

@@ -119,6 +119,11 @@ TARGETS = (
         name="life",
         modules=(),
         written=LIFE,
+        known=dict.fromkeys(
+            LIFE,
+            "execution/test_delivery_model.py::"
+            "test_no_delivery_is_lost_and_no_end_changes_whatever_goes_wrong[memory]",
+        ),
         tests="execution/test_delivery_model.py",
         quick=False,
     ),
@@ -166,7 +171,7 @@ TARGETS = (
     ),
     CoreTarget(
         name="joins",
-        modules=("canvas/joins", "canvas/join_items", "canvas/slots", "results/shared_items"),
+        modules=("canvas/joins", "canvas/join_items", "canvas/slots"),
         known={
             "canvas.joins.Joins._start: return None at once": (
                 "canvas/test_canvas.py::test_a_redelivered_member_counts_once"
@@ -183,7 +188,7 @@ TARGETS = (
     ),
     CoreTarget(
         name="leases",
-        modules=("worker/leases", "results/changes", "results/call_marks", "worker/gathering"),
+        modules=("worker/leases", "results/changes", "results/call_marks"),
         known={
             "results.changes._not_ended: return [] at once": (
                 "results/test_results.py::test_an_end_stands_even_against_a_later_delivery"
@@ -195,7 +200,12 @@ TARGETS = (
         },
         tests="results/test_results.py execution/test_execution.py"
         " execution/test_given_ids.py execution/test_revocations.py"
-        " worker/test_flow.py worker/test_short_leases.py",
+        " worker/test_flow.py worker/test_leases.py execution/test_idempotency.py",
+        excused={
+            "worker.leases.Leases.stop: 5.0 as 6.0": "threads that end are not waited for so long",
+            "results.call_marks.Marks.__init__: 0 as -1": "no clock shows such a time",
+            "results.call_marks._time: 0.0 as -1.0": "nothing has ended at such a time",
+        },
     ),
     CoreTarget(
         name="bundles",
@@ -205,6 +215,7 @@ TARGETS = (
             "execution/plain_bundles",
             "results/bundles",
             "results/bundle_item",
+            "results/shared_items",
             "worker/in_flight",
         ),
         known={
@@ -273,8 +284,10 @@ def by_name(name: str) -> CoreTarget:
 CORE_OF_ALL = CoreTarget(
     name="core",
     modules=tuple(module for target in TARGETS for module in target.modules),
-    tests=" ".join({test.partition("::")[0]: "" for t in TARGETS for test in t.known.values()}),
-    known={name: test for target in TARGETS for name, test in target.known.items()},
+    tests=" ".join(
+        {test.partition("::")[0]: "" for t in TARGETS if t.modules for test in t.known.values()}
+    ),
+    known={name: test for t in TARGETS if t.modules for name, test in t.known.items()},
 )
 
 

@@ -268,6 +268,7 @@ def break_core(target: core_targets.CoreTarget, options: argparse.Namespace) -> 
             "CLOUDQ_MUTANTS": str(work),
             "CLOUDQ_MUTANT": "1",
         }
+        environment.setdefault("CLOUDQ_MODEL_EXAMPLES", "400")
         flags = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--capture=sys", "--timeout=120"]
         command = [sys.executable, "-m", "pytest", "-p", "core_mutation_plugin", *flags]
         quick = ["--quick"] if target.quick else []

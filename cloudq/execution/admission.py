@@ -263,7 +263,7 @@ class Admission:
             message = message.model_copy(update={"queue": delivery.queue})
         if SCHEDULE in message.headers:
             message = resolved(message, delivery)
-        if message.expires is not None and message.expires <= now:
+        if delivery.attempts == 1 and message.expires is not None and message.expires <= now:
             return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
 
@@ -313,22 +313,23 @@ class Admission:
             record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
             said = record.error_type if self._codec.encryption else record.error
-            buried = already_buried(job, record, said or "dead-lettered")
-            if buried is not None:
+            if buried := already_buried(job, record, said or "dead-lettered"):
                 return buried
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
             return job  # there is no record, and the message sets no condition
-        in_place = self._outcomes.stays_in_place(job.delivery)
-        if in_place:
+        if in_place := self._outcomes.stays_in_place(job.delivery):
             job = self._with_retries(job, record)
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
             # The process that ran it may have died before it told the chord.
             return already_done(message, record)
-        if record is not None and record.revoked:
+        is_late = message.expires is not None and message.expires <= self._runtime.clock()
+        if is_late or (record is not None and record.revoked):
             # Two deliveries may both get here: the end that is recorded first stays.
-            return self.revoked(replace(job, fenced=attempts > 1), "revoked")
+            return self.revoked(
+                replace(job, fenced=attempts > 1), "expired" if is_late else "revoked"
+            )
         if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
             # The delay is longer than the service allows, so it is re-sent in hops.
             return unrecorded(message, Action.ACK, resend=copy_of(message), reason="not due yet")
@@ -362,8 +363,7 @@ class Admission:
 
     def _reopened(self, job: Job) -> None:
         """Reset the record of a task whose dead letter an operator has sent again."""
-        backend = self._runtime.backend
-        if backend is not None:
+        if (backend := self._runtime.backend) is not None:
             backend.reopen(self._outcomes.record(job, State.PENDING))
 
     def _with_retries(self, job: Job, record: Record | None) -> Job:

@@ -727,6 +727,23 @@ def test_a_dead_letter_that_is_sent_again_is_run_again(plain: CloudQ) -> None:
     assert admin.peek_dead("default", count=10) == []
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_call_that_has_ended_does_not_expire_when_its_message_comes_again(
+    app: Bench, ran: bool
+) -> None:
+    result = task_of(app).apply_async(expires=30.0)
+    first = app.one()
+    if ran:  # and the worker dies before it acks the message
+        commit([(first, app.settle(first))], app.broker, app.backend)
+    before = app.record(result)
+    app.lose_leases()
+    app.work()
+    after = app.record(result)
+    assert after.state is (State.SUCCESS if ran else State.REVOKED)
+    assert not ran or after == before
+    assert app.left() == 0
+
+
 def test_a_worker_that_stood_still_before_a_burial_does_not_run_the_task_again(app: Bench) -> None:
     runs: list[int] = []
 

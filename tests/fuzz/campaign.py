@@ -40,6 +40,9 @@ _MEASURED = 4_000  # of so many bodies the memory of one is measured, of bombs m
 _BOMBS_MEASURED = 40
 _MOST_KEPT = 3_000  # recipes of one target
 _HUNG = 60.0
+_LONGEST = (
+    4 << 20
+)  # bytes of a body: parts of parts that are repeated would make a hundred times that
 _ROOTS = ("/cloudq/", "/adapters/")
 
 
@@ -194,7 +197,7 @@ class Campaign:
             self._time(corpus, run, body)
         if number % _TRACED == 0 and corpus.target.at_once == 1:
             with suppress(BaseException):  # noted above
-                if self._arcs.new_in(run):
+                if self._arcs.new_in(run) and len(body) < LIMIT:
                     corpus.keep(recipe or Recipe(whole=body), body, rand.randrange(1 << 30))
 
     def _time(self, corpus: Corpus, run: Any, body: bytes) -> None:
@@ -221,7 +224,7 @@ class Campaign:
         if not wrapped and rand.random() < 0.6:
             return None, self._mutator.spoilt(corpus.bodies[place], corpus.bodies[other])
         made = self._mutator.mutant(corpus.recipes[place], corpus.recipes[other], wrapped=wrapped)
-        return made, made.body()
+        return made, made.body()[:_LONGEST]
 
     def _measured(self, run: Any, corpus: Corpus, body: bytes) -> str:
         tracemalloc.start()

@@ -1,0 +1,166 @@
+"""The leases that a worker holds: extended in time, most urgent first, and given up when lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from cloudq.driver import Delivery
+from cloudq.execution.bundles import Parcel
+from cloudq.messages.bundle import Bundle
+from cloudq.results.call_marks import Marks, is_before, is_older
+from cloudq.results.record import Record, State
+from cloudq.testing.waiting import eventually
+from cloudq.worker.in_flight import Flight, Flights
+from cloudq.worker.leases import FIRST, Leases
+from tests.support.bench import Bench
+
+LEASE = 60.0
+MARGIN = 2.0
+
+
+class Held:
+    """Leases on deliveries of an app's queue, and how often they woke who waits for them."""
+
+    def __init__(self, app: Bench) -> None:
+        self.app = app
+        self.flights = Flights()
+        self.woken = threading.Semaphore(0)
+        self.leases = Leases(app.broker, self.flights, LEASE, wake=self.woken.release)
+
+    def received(self, lease: float = LEASE, count: int = 1) -> list[Delivery]:
+        task = self.app.task(name="t")(lambda: None)
+        for _ in range(count):
+            task.delay()
+        found = self.app.broker.receive("default", count=count, wait=0.0, lease=lease)
+        assert len(found) == count
+        return [*found]
+
+    def hold(self, lease: float = LEASE) -> Flight:
+        [flight] = self.leases.hold(self.received(lease))
+        return flight
+
+    @property
+    def extensions(self) -> int:
+        return self.app.wire.calls["extend"]
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    with closing(Bench()) as app:
+        yield Held(app)
+
+
+def test_a_lease_is_extended_when_a_third_of_it_has_passed(held: Held) -> None:
+    before = time.monotonic()
+    flight = held.hold()
+    after = time.monotonic()
+    assert before + LEASE - MARGIN <= flight.lease_ends <= after + LEASE - MARGIN
+    held.leases.extend(before + LEASE / 3 - 1)
+    assert (held.extensions, flight.extended) == (0, False)
+    held.leases.extend(after + LEASE / 3 + 1)
+    assert (held.extensions, flight.extended) == (1, True)
+    assert flight.lease_ends >= after + LEASE - MARGIN
+    assert (flight.lost, flight.doubtful, flight.short, flight.asked_at) == (*[False] * 3, 0.0)
+    assert not held.woken.acquire(blocking=False)
+
+
+def test_a_short_lease_is_extended_before_its_call_starts(held: Held) -> None:
+    assert not held.hold(FIRST).short
+    assert held.extensions == 0
+    flight = held.hold(FIRST - 1)
+    assert (held.extensions, flight.extended, flight.short) == (1, True, False)
+    held.app.wire.down = {"extend"}
+    flight = held.hold(FIRST - 1)
+    assert (flight.extended, flight.short) == (False, True)
+    held.leases.extend(time.monotonic())
+    assert flight.short
+    assert not held.woken.acquire(blocking=False)
+    held.app.wire.down = set()
+    held.leases.extend(time.monotonic())
+    assert not flight.short
+    assert held.woken.acquire(blocking=False)
+
+
+def test_what_another_thread_has_asked_for_is_asked_for_again_after_its_patience(
+    held: Held,
+) -> None:
+    flight = held.hold()
+    now = time.monotonic() + LEASE
+    flight.asked_at = now
+    held.leases.extend(now + 1.9)
+    assert held.extensions == 0
+    held.leases.extend(now + 2.0)
+    assert (held.extensions, flight.asked_at) == (1, 0.0)
+
+
+def test_a_lease_that_may_have_ended_leaves_a_doubt_and_one_that_is_lost_is_asked_for_no_more(
+    held: Held,
+) -> None:
+    flight = held.hold()
+    flight.lease_ends = time.monotonic() - 1
+    held.leases.extend(time.monotonic())
+    assert flight.doubtful
+    assert not flight.lost
+    held.app.memory.release([flight.delivery], after=0.0)
+    held.received()
+    held.leases.extend(time.monotonic() + LEASE)
+    assert flight.lost
+    asked = held.extensions
+    held.leases.extend(time.monotonic() + LEASE)
+    assert held.extensions == asked
+
+
+def test_the_calls_of_a_bundle_whose_lease_is_lost_are_all_lost(held: Held) -> None:
+    [whole] = held.received()
+    message = held.app.runtime.codec.read(whole.body, queue="default", limit=1 << 20)
+    assert not isinstance(message, Bundle)
+    calls = [message.model_copy(update={"id": f"{n}"}) for n in range(2)]
+    parcel = Parcel(whole, Bundle(name="b", calls=calls))
+    [flight] = held.leases.hold([whole])
+    parts = held.flights.split(flight, parcel.parts)
+    held.app.memory.release([whole], after=0.0)
+    held.received()
+    held.leases.extend(time.monotonic() + LEASE)
+    assert held.extensions == 1  # for the message, not for each of its calls
+    assert parcel.lost
+    assert all(part.lost for part in parts)
+
+
+def test_the_threads_extend_and_end(held: Held) -> None:
+    held.leases.start()
+    flight = held.hold()
+    flight.lease_ends = time.monotonic() + 1
+    eventually(lambda: flight.extended)
+    held.leases.stop()
+    assert not any(thread.is_alive() for thread in held.leases._threads)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_each_mark_is_later_than_those_before_though_the_clock_stands_or_goes_back() -> None:
+    times = iter([5.0, 5.0, 4.0, 6.0])
+    marks = Marks(lambda: next(times))
+    made = [marks.new() for _ in range(4)]
+    assert [int(mark[:14], 16) for mark in made] == [5_000_000, 5_000_001, 5_000_002, 6_000_000]
+    assert made == sorted(made)
+    assert {len(mark) for mark in made} == {22}
+
+
+def test_an_end_is_that_of_an_earlier_call_by_its_mark_or_its_time() -> None:
+    first, second = (Marks(lambda at=at: at).new() for at in (5.0, 6.0))  # type: ignore[misc]
+    ended = Record(id="x", state=State.SUCCESS, finished_at=5.5)
+    assert is_before(ended, second)
+    assert not is_before(ended, first)
+    assert not is_before(ended, "another producer's mark")
+    assert not is_before(replace(ended, state=State.STARTED), second)
+    assert not is_before(replace(ended, finished_at=None), second)
+    assert is_before(replace(ended, call=first), second)
+    assert not is_before(replace(ended, call=second), second)
+    assert is_older(ended, first)
+    assert is_older(replace(ended, call=first), second)
+    assert not is_older(replace(ended, call=second), second)
+    assert not is_older(ended, None)
