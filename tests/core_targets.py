@@ -249,7 +249,7 @@ TARGETS = (
                 "messages/test_payloads.py::test_what_is_not_what_was_stored_is_refused"
             ),
         },
-        tests="messages/test_payloads.py broker/test_claim_check.py"
+        tests="messages/test_payloads.py broker/test_claim_check.py results/test_large.py"
         " execution/test_retries.py results/test_results.py",
     ),
     CoreTarget(
@@ -271,6 +271,7 @@ TARGETS = (
             ),
         },
         tests="messages/test_encryption.py messages/test_sealed_payloads.py"
+        " messages/test_codec.py messages/test_formats.py"
         " execution/test_encrypted.py results/test_sealed_store.py",
     ),
 )
