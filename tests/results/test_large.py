@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 
 from cloudq import CloudQ, chain
 from cloudq.errors import PayloadGone
+from cloudq.messages.payload_places import READING
 from cloudq.results.large import LargeValues
 from cloudq.results.record import State
 from cloudq.testing import drain
+from cloudq_local.sqlite_backend import LIMITS, SQLiteBackend
 
 OVER = 4096
 ITEM = 16 << 20  # bytes that an item of this store takes
@@ -34,6 +38,10 @@ def make(folder: Path, **settings: Any) -> CloudQ:
     @app.task(name="quiet", ignore_result=True)
     def quiet(size: int) -> str:
         return "x" * size
+
+    @app.task(name="smile")
+    def smile(count: int) -> str:
+        return "\N{GRINNING FACE}" * count
 
     @app.task(name="size")
     def size(text: str) -> int:
@@ -110,10 +118,11 @@ def test_nor_is_that_of_an_eager_call(app: CloudQ, tmp_path: Path) -> None:
 
 
 def test_the_next_step_gets_the_value(app: CloudQ) -> None:
-    result: Any = chain(app.tasks["make"].s(3 * OVER), app.tasks["size"].s()).delay()
+    tasks: dict[str, Any] = dict(app.tasks)
+    results: list[Any] = [chain(tasks["make"].s(3 * OVER), tasks["size"].s()).delay()]
     drain(app)
     drain(app)
-    assert result.get() == 3 * OVER
+    assert results[0].get() == 3 * OVER
 
 
 def test_a_store_that_refuses_keeps_the_call(
@@ -176,3 +185,32 @@ def test_values_that_are_no_claims_are_forgotten_without_the_store() -> None:
     opens = Opened()
     LargeValues(opens).forget(None)
     assert opens.count == 0
+
+
+def test_nothing_is_read_from_the_store_after_a_value(app: CloudQ) -> None:
+    result = run(app, "make", OVER)
+    assert app.backend is not None
+    text = app.backend.records([result.id])[result.id].value
+    assert text is not None
+    app.backend.large.load(text)
+    assert READING.get() is None
+
+
+def test_signs_of_four_bytes_are_counted_as_such(app: CloudQ, tmp_path: Path) -> None:
+    """Some 4,800 bytes in 1,200 characters."""
+    assert run(app, "smile", 1200).get() == "\N{GRINNING FACE}" * 1200
+    assert len(stored(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("keys", "bound"), [(False, 83_616), (True, 46_116)])
+def test_an_item_has_room_for_what_encryption_adds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: bool, bound: int
+) -> None:
+    """An item of 100,000 bytes: 16,384 are for other fields; base64 and more take three eighths."""
+    monkeypatch.setattr(SQLiteBackend, "limits", replace(LIMITS, item=100_000))
+    sealed = {"encryption_keys": {"a": base64.b64encode(bytes(32)).decode()}} if keys else {}
+    with make(tmp_path, payload_store_over=None, **sealed) as app:
+        run(app, "make", bound - 2)
+        assert stored(tmp_path) == []
+        run(app, "make", bound)
+        assert len(stored(tmp_path)) == 1
