@@ -248,6 +248,13 @@ def test_the_first_that_cannot_be_swept_is_named(
     with pytest.raises(PayloadError, match=f"{keys[1]}: no 1"):
         payloads.sweep(older=100)
 
+    def fails(keys: Sequence[str]) -> list[Failure]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(payloads.driver, "delete", fails)
+    with pytest.raises(PayloadError, match=f"delete '{keys[0]}'"):
+        payloads.sweep(older=100)
+
 
 def test_a_place_that_makes_itself_is_not_made() -> None:
     class Plain:
