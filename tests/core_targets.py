@@ -277,7 +277,7 @@ TARGETS = (
             ),
         },
         tests="messages/test_encryption.py messages/test_sealed_payloads.py"
-        " messages/test_codec.py messages/test_formats.py"
+        " messages/test_codec.py messages/test_formats.py messages/test_data_keys.py"
         " execution/test_encrypted.py results/test_sealed_store.py",
     ),
 )
