@@ -240,6 +240,12 @@ TARGETS = (
             "results/large",
             "execution/large_results",
         ),
+        excused={
+            "results.large.LargeValues.put_away: 4 as 5": "more are counted, and none is stored",
+            "results.large.LargeValues.load: tag in text as tag not in text": (
+                "a text has one tag at most, and one without any is read the same"
+            ),
+        },
         known={
             "messages.payloads.Payloads.check_size: return None at once": (
                 "messages/test_payloads.py::test_a_claim_to_too_much_is_refused_before_it_is_read"
@@ -249,7 +255,7 @@ TARGETS = (
                 "messages/test_payloads.py::test_what_is_not_what_was_stored_is_refused"
             ),
         },
-        tests="messages/test_payloads.py broker/test_claim_check.py"
+        tests="messages/test_payloads.py broker/test_claim_check.py results/test_large.py"
         " execution/test_retries.py results/test_results.py",
     ),
     CoreTarget(
@@ -271,6 +277,7 @@ TARGETS = (
             ),
         },
         tests="messages/test_encryption.py messages/test_sealed_payloads.py"
+        " messages/test_codec.py messages/test_formats.py messages/test_data_keys.py"
         " execution/test_encrypted.py results/test_sealed_store.py",
     ),
 )

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, MessageTooLarge, chain, group
+from cloudq.broker.claim_check import ClaimCheck
 from cloudq.errors import PayloadError
 from cloudq.messages.compression import COMPRESSIONS
+from cloudq.messages.message import TaskMessage
 
 OVER = 4096
 
@@ -62,6 +64,18 @@ def test_the_largest_goes_and_the_others_stay(app: CloudQ, tmp_path: Path) -> No
     assert body["kwargs"]["d"]["$blob"]["as"] == "bytes"
     assert len(json.dumps(body)) <= OVER
     assert stored(tmp_path) == [b"b" * 9000, b"d" * 9000]
+
+
+def test_no_more_goes_than_has_to(app: CloudQ) -> None:
+    """The message fits to the byte once the largest is out of it."""
+    claims = ClaimCheck(app.broker.codec, app.runtime.payloads)
+    message = TaskMessage(id="a", task="take", args=["a" * 4000, "b" * 4001])
+    body = app.broker.codec.encode(message)
+    small = claims.fit(message, body, len(body) - 1)
+    exact = json.loads(claims.fit(message, body, len(small)))
+    assert exact["args"][0] == "a" * 4000
+    assert "$blob" in exact["args"][1]
+    assert "$blob" in json.loads(claims.fit(message, body, len(small) - 1))["args"][0]
 
 
 def test_calls_that_follow_have_theirs(app: CloudQ, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import io
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from cloudq import (
     PayloadError,
     PayloadGone,
 )
-from cloudq.messages.payload_places import READING, writing
+from cloudq.driver import Code, Failure
+from cloudq.messages.payload_places import READING, WRITING, writing
 from cloudq.messages.payloads import MESSAGES, Claim, Payloads, Unfetched, keys_in
 from cloudq.messages.values import dump_value, from_wire, json_bytes, to_wire
 from cloudq_local.blob_files import BlobFiles
@@ -215,7 +216,7 @@ def test_a_write_is_tried_again_from_the_start(tmp_path: Path) -> None:
 def test_what_a_driver_says_is_an_error_of_ours(tmp_path: Path) -> None:
     driver = Broken(tmp_path, 1, lambda: PermissionError(13, "Permission denied"))
     payloads = Payloads(driver, url="file:///x", most=1000, sleep=lambda _: None)
-    with pytest.raises(PayloadError, match=r"file:///x: the credentials.*denied") as caught:
+    with pytest.raises(PayloadError, match=r"file:///x: this user may not write.*denied") as caught:
         stored(payloads, b"x")
     assert caught.value.code == "denied"
 
@@ -229,6 +230,57 @@ def test_old_ones_are_swept(tmp_path: Path) -> None:
     assert payloads.sweep(older=100) == (2, 310)
     assert payloads.sweep(older=100) == (0, 0)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+
+
+def test_the_first_that_cannot_be_swept_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_800_000_000.0
+    payloads = Payloads(BlobFiles(tmp_path), url="x", most=1000, clock=lambda: now)
+    keys = sorted(stored(payloads, b"x").key for _ in range(3))
+    for key in keys:
+        os.utime(tmp_path / key, (now - 200, now - 200))
+
+    def refuses(keys: Sequence[str]) -> list[Failure]:
+        return [Failure(index=n, code=Code.DENIED, reason=f"no {n}") for n in range(1, len(keys))]
+
+    monkeypatch.setattr(payloads.driver, "delete", refuses)
+    with pytest.raises(PayloadError, match=f"{keys[1]}: no 1"):
+        payloads.sweep(older=100)
+
+    def fails(keys: Sequence[str]) -> list[Failure]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(payloads.driver, "delete", fails)
+    with pytest.raises(PayloadError, match=f"delete '{keys[0]}'"):
+        payloads.sweep(older=100)
+
+
+def test_a_place_that_makes_itself_is_not_made() -> None:
+    class Plain:
+        def close(self) -> None: ...
+
+    plain: Any = Plain()
+    assert Payloads(plain, url="x", most=1).create(expires=1.0) is False
+
+
+@pytest.mark.parametrize("said", [True, False, None, 1, "true"])
+def test_sealed_is_what_a_claim_says_is_true(said: object) -> None:
+    assert Claim.from_wire({**RIGHT, "sealed": said}).sealed is (said is True)
+
+
+def test_a_value_may_be_as_large_as_the_limit(tmp_path: Path) -> None:
+    payloads = Payloads(BlobFiles(tmp_path), url="x", most=100)
+    claim = stored(payloads, b"x" * 100)
+    assert fetched(payloads, claim.to_wire()) == b"x" * 100
+
+
+def test_files_are_stored_in_the_block_alone() -> None:
+    def opens() -> None: ...
+
+    with writing(opens):
+        assert WRITING.get() is opens
+    assert WRITING.get() is None
 
 
 class TestFiles:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -48,6 +49,32 @@ def await_runs(place: Place, name: str, pid: int) -> None:
     )
 
 
+def stop(place: Place, pids: Sequence[int]) -> None:
+    """Stop processes, at a moment at which none of them has the SQLite file locked.
+
+    One that has keeps all others out until it goes on, which is SQLite's way.
+    """
+    while True:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        if not place.broker.startswith("sqlite:") or is_free(place):
+            return
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def is_free(place: Place) -> bool:
+    """Tell whether the SQLite file can be written."""
+    file = place.broker.removeprefix("sqlite:///").partition("?")[0]
+    with closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
+
+
 def records(place: Place, results: Sequence[AsyncResult[int]]) -> list[Record]:
     assert place.app.backend is not None
     found = place.app.backend.records([result.id for result in results])
@@ -67,8 +94,7 @@ def test_a_zombie_changes_nothing_and_works_on(
     other, other_pid = start(place)
     stopped = [zombie.process.pid, pid][: 1 if who == "parent" else 2]
     try:
-        for each in stopped:
-            os.kill(each, signal.SIGSTOP)
+        stop(place, stopped)
         await_runs(place, "a", other_pid)  # past the end of the leases
         if first == "other":
             place.let_go(other_pid)

@@ -1,0 +1,183 @@
+"""Data keys are kept for as long, and for as many messages, as they may be."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cloudq import DecodeError
+from cloudq.driver import Code
+from cloudq.driver.keys import DataKey, KeyRefused
+from cloudq.messages import data_keys
+from cloudq.messages.data_keys import LIFETIME, DataKeys
+from cloudq.messages.encryption import Encryption, header_of
+from cloudq.messages.sealed_text import unknown_key
+
+OWN = base64.b64encode(bytes(range(32))).decode()
+
+
+class Service:
+    """A key service in this process, which wraps a data key as itself and counts what is asked."""
+
+    def __init__(self) -> None:
+        self.made = self.opened = self.closed = 0
+
+    def new_data_key(self, app: str) -> DataKey:
+        self.made += 1
+        plain = os.urandom(32)
+        return DataKey(plain=plain, wrapped=app.encode() + b":" + plain)
+
+    def open_data_key(self, wrapped: bytes, app: str) -> bytes:
+        self.opened += 1
+        owner, _, plain = wrapped.partition(b":")
+        if owner != app.encode():
+            raise KeyRefused("another app's")
+        return plain
+
+    def check(self) -> None: ...
+
+    def error_code(self, error: Exception) -> Code:
+        return Code.UNKNOWN
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Clock:
+    """A monotonic clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    made = Service()
+
+    def opens(url: str) -> Service:
+        return made
+
+    monkeypatch.setattr(data_keys, "open_keys", opens)
+    return made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(service: Service, clock: Clock) -> Iterator[DataKeys]:
+    made = DataKeys("k", "count://one", monotonic=clock)
+    yield made
+    made.close()
+    assert service.closed <= 1
+
+
+def test_one_is_made_an_hour(keys: DataKeys, service: Service, clock: Clock) -> None:
+    first = keys.current("a")[0]
+    clock.now += LIFETIME - 0.001
+    assert keys.current("a")[0] == first
+    clock.now += 0.001
+    assert keys.current("a")[0] != first
+    assert service.made == 2
+
+
+def test_one_is_made_for_each_app(keys: DataKeys, service: Service) -> None:
+    assert len({keys.current(app)[0] for app in ("a", "b", "a", "b")}) == 2
+    assert service.made == 2
+
+
+def test_one_encrypts_so_many_texts(
+    keys: DataKeys, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_keys, "MOST_MESSAGES", 3)
+    wrapped = [keys.current("a")[0] for _ in range(7)]
+    assert [wrapped.count(each) for each in dict.fromkeys(wrapped)] == [3, 3, 1]
+    assert service.made == 3
+
+
+def test_one_of_others_is_opened_once_an_hour(
+    keys: DataKeys, service: Service, clock: Clock
+) -> None:
+    wrapped = b"a:" + bytes(32)
+    for _ in range(3):
+        keys.opened(wrapped, "a")
+    clock.now += LIFETIME - 0.001
+    keys.opened(wrapped, "a")
+    assert service.opened == 1
+    clock.now += 0.001
+    keys.opened(wrapped, "a")
+    assert service.opened == 2
+
+
+def test_one_of_this_process_is_not_asked_for(keys: DataKeys, service: Service) -> None:
+    wrapped, cipher = keys.current("a")
+    sealed = cipher.encrypt(bytes(12), b"x", None)
+    assert keys.opened(wrapped, "a").decrypt(bytes(12), sealed, None) == b"x"
+    assert service.opened == 0
+
+
+def test_a_refusal_is_remembered(keys: DataKeys, service: Service) -> None:
+    for _ in range(3):
+        with pytest.raises(DecodeError, match="key 'k' has not made its data key: another app's"):
+            keys.opened(b"b:" + bytes(32), "a")
+    assert service.opened == 1
+
+
+def test_so_many_are_kept_and_the_longest_unused_goes(
+    keys: DataKeys, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_keys, "MOST_KEPT", 3)
+    one, *others = (b"a:" + bytes([n]) * 32 for n in range(4))
+    for wrapped in (one, *others[:2], one, others[2], one):
+        keys.opened(wrapped, "a")
+    assert service.opened == 4
+    keys.opened(others[0], "a")
+    assert service.opened == 5
+
+
+def test_a_child_has_its_own() -> None:
+    """The parent's may have encrypted as many as it may, and its connections are the parent's."""
+    keys = DataKeys("k", OWN)
+    ours = keys.current("a")[0]
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writes, keys.current("a")[0])
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads, "rb") as read:
+        theirs = read.read()
+    os.waitpid(child, 0)
+    assert len(theirs) == len(ours)
+    assert theirs != ours
+    assert keys.current("a")[0] == ours
+
+
+def test_nothing_at_all_can_be_sealed() -> None:
+    encryption = Encryption({"k": OWN})
+    assert encryption.open_bytes(encryption.seal_bytes("a", "place", b""), "place") == b""
+
+
+def test_a_header_has_a_longest_length() -> None:
+    fields = b'"app":"%b"'
+    room = 16_384 - len(fields % b"")
+    body = b',"body":"AAAA"}'
+    with pytest.raises(DecodeError, match="oversized"):
+        header_of(fields % (b"x" * (room + 1)) + body)
+    with pytest.raises(DecodeError) as caught:
+        header_of(fields % (b"x" * room) + body)
+    assert "oversized" not in str(caught.value)
+
+
+def test_of_a_key_s_name_a_part_is_shown() -> None:
+    assert f"'{'x' * 64}'," in unknown_key("x" * 70)
