@@ -24,6 +24,8 @@ LEAST = 4
 _LEAST_LINE = 8
 _LONGEST = 200_000
 _DEEPEST = 100
+# Stands for what is deeper: nobody can write it, so that nothing of it is kept.
+_TOO_DEEP = object()
 # The part of the text of pydantic's errors that quotes a value, of which it leaves out the middle.
 _INPUT = re.compile(r"input_value=[\s\S]{0,2000}?(?=, input_type=)")
 # Stands for a quote, whose place decides how `repr` writes a text.
@@ -57,7 +59,9 @@ class Hiding:
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """Return a value without the secrets in it, at any depth; those of any length."""
-        if is_secret(value) or depth > _DEEPEST or self._is_one(value):
+        if depth > _DEEPEST:
+            return _TOO_DEEP
+        if is_secret(value) or self._is_one(value):
             return HIDDEN
         if isinstance(value, str):
             return self.text(value)

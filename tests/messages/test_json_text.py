@@ -55,6 +55,11 @@ PLACES = {
     "localstack/servicebus/admin.py": "a page of the stand-in",
     "localstack/servicebus/__main__.py": "two numbers",
     "localstack/detached.py": "a flat note",
+    "adapters/cloudq_azure/faults.py": "an error's code and text",
+    "adapters/cloudq_gcp/faults.py": "an error's code and text",
+    "adapters/cloudq_azure/key_vault.py": "two texts",
+    "cloudq/messages/hiding.py": "one text",
+    "cloudq/messages/redaction.py": "what it has cut at 100 levels",
 }
 
 
