@@ -28,7 +28,6 @@ from cloudq_local.sqlite_schema import LATER, SCHEMA, VERSION
 log = Log("cloudq.sqlite")
 
 _PRAGMAS = (
-    "auto_vacuum=INCREMENTAL",  # before all else: it is for a file in which nothing is yet
     "journal_mode=WAL",
     "wal_autocheckpoint=1000",
     # A log that a large transaction, or a reader who stayed long, has made longer is cut again.
@@ -112,6 +111,8 @@ class Database:
         self._is_synced = True
         self._syncs = 0
         try:
+            if os.path.getsize(self._path) == 0:  # it is for a file in which nothing is yet
+                self.patiently("PRAGMA auto_vacuum=INCREMENTAL")
             for pragma in self._pragmas:
                 self.patiently(f"PRAGMA {pragma}")
             self._make()
