@@ -159,7 +159,7 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place, bund
     known = [(due, ran) for due, ran in found if due + LEASE < end]
     slack = allowance(known, every)
     # In the short form the drill may have ended before any.
-    spare = min((latest(due, every) + slack - ran for due, ran in known), default=0.0)
+    spare = min((latest(due, every) + slack - ran for due, ran in known), default=LEASE)
     print(
         f"{place.broker.split(':')[0]}: {kills} kills, {len(dues)} runs of {bundle}, "
         "0 missed, 0 doubled; "
