@@ -202,13 +202,16 @@ class BrokerContract:
             lease *= 4
 
     def lose(
-        self, loser: BrokerDriver, winner: BrokerDriver, queue: str
+        self, loser: BrokerDriver, winner: BrokerDriver, queue: str, lease: float
     ) -> tuple[Delivery, Delivery]:
         """Return one message's lost lease, and the lease that took its place."""
         self.send(loser, queue)
         (lost,) = collect(loser, queue, 1, lease=self.tick)
+        end = time.monotonic() + lease
         (held,) = collect(winner, queue, 1)
         assert lost.id == held.id
+        # Of a lease that it believes to hold, and that is gone, a driver may say it has settled it.
+        time.sleep(max(0.0, end - time.monotonic()))
         return lost, held
 
     @pytest.mark.parametrize("settle", ["ack", "release", "extend", "dead_letter"])
@@ -224,15 +227,15 @@ class BrokerContract:
 
         def check(lease: float) -> None:
             queue = leasing(lease)
-            lost, held = self.lose(driver, another, queue)
+            lost, held = self.lose(driver, another, queue, lease)
             calls: dict[str, Callable[[], Sequence[Failure]]] = {
                 "ack": partial(driver.ack, [lost]),
                 "release": partial(driver.release, [lost], after=0),
                 "extend": partial(driver.extend, [lost], lease=0),
                 "dead_letter": partial(driver.dead_letter, [lost], reason="lost"),
             }
-            (failure,) = calls[settle]()
-            assert (failure.index, failure.code) == (0, Code.LEASE_LOST)
+            refused = [(failure.index, failure.code) for failure in calls[settle]()]
+            assert refused == [(0, Code.LEASE_LOST)]
             self.nothing_for(driver, queue, self.tick / 2)
             assert not another.release([held], after=0)
             (again,) = collect(driver, queue, 1)
@@ -248,11 +251,11 @@ class BrokerContract:
 
         def check(lease: float) -> None:
             queue = leasing(lease)
-            lost, held = self.lose(driver, another, queue)
+            lost, held = self.lose(driver, another, queue, lease)
             self.send(driver, queue)
             (mine,) = collect(driver, queue, 1, lease=self.tick)
-            (failure,) = driver.ack([mine, lost])
-            assert (failure.index, failure.code) == (1, Code.LEASE_LOST)
+            refused = [(failure.index, failure.code) for failure in driver.ack([mine, lost])]
+            assert refused == [(1, Code.LEASE_LOST)]
             assert not another.ack([held])
             self.nothing_for(driver, queue, lease + self.tick / 2)
 
