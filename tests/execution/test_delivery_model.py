@@ -592,7 +592,12 @@ class Lives(RuleBasedStateMachine):
         for task_id, call in self.calls.items():
             record = records.get(task_id)
             before = call.record
-            if call.reopens and (record is None or not record.terminal):
+            # A first delivery is run without a word: of what was sent again, its end is the first.
+            if call.reopens and (
+                record is None
+                or not record.terminal
+                or (before is not None and _end(record) != _end(before))
+            ):
                 call.reopens, call.record, before = False, None, None
             if before is not None:
                 assert record is not None, f"the end of {task_id} is gone"
