@@ -35,7 +35,7 @@ from cloudq import CloudQ, Reject, State, chain, chord
 from cloudq.driver import Code, Delivery
 from cloudq.driver.ends import Died
 from cloudq.driver.log import Log
-from cloudq.errors import ServiceError
+from cloudq.errors import PartlyStarted, ServiceError
 from cloudq.execution.bundles import whole_of
 from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
@@ -73,6 +73,8 @@ CALLS = ("send", "receive", "ack", "release", "dead_letter", "put", "get", "upda
 CALL = st.sampled_from([None, *CALLS])
 SKIP = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5])
 KIND_OF_FAULT = st.sampled_from(list(Kind))
+# What goes wrong once is tried again at once, and goes well.
+TIMES = st.sampled_from([1, 1, 1, 8])
 
 SUCCESS, FAILURE, REVOKED = State.SUCCESS, State.FAILURE, State.REVOKED
 ENDS: dict[str, set[State]] = {
@@ -107,6 +109,8 @@ class Call:
     fence: tuple[str, int] = ("", 0)
     loose: bool = False  # an operator has sent it again, or revoked it
     reopens: bool = False  # it was sent again, and that has not been heard yet
+    tries: set[tuple[str, int, int, int]] = field(default_factory=set[tuple[str, int, int, int]])
+    is_twice: bool = False  # two runs of what comes before it have each sent it
 
 
 @dataclass
@@ -280,7 +284,7 @@ class Lives(RuleBasedStateMachine):
 
     def send(self, call: Callable[[], object]) -> None:
         """Publish, as someone who is not told, or dies: what was sent counts all the same."""
-        with suppress(ServiceError, Died):
+        with suppress(ServiceError, PartlyStarted, Died):
             call()
 
     @initialize(kinds=st.lists(KIND, min_size=1, max_size=3))
@@ -444,12 +448,21 @@ class Lives(RuleBasedStateMachine):
         while self.at(worker, "opened"):
             self.run(worker, 0)
 
-    @rule(worker=st.integers(0, 1), kind=KIND_OF_FAULT, call=CALL, skip=SKIP, late=st.booleans())
-    def stumble(self, worker: int, kind: Kind, call: str | None, skip: int, late: bool) -> None:
-        """Work while one call goes wrong, `late` one that settles what was run; and go on."""
+    @rule(
+        worker=st.integers(0, 1),
+        kind=KIND_OF_FAULT,
+        call=CALL,
+        skip=SKIP,
+        late=st.booleans(),
+        times=TIMES,
+    )
+    def stumble(
+        self, worker: int, kind: Kind, call: str | None, skip: int, late: bool, times: int
+    ) -> None:
+        """Work while calls go wrong, `late` ones that settle what was run; and go on."""
         if late:
             self.take(worker)
-        self.fault(kind, call, skip)
+        self.fault(kind, call, skip, times)
         self.commit(worker, 6)
         self.dispose(worker)
         self.work(worker, 2)
@@ -501,13 +514,13 @@ class Lives(RuleBasedStateMachine):
 
     # ---- what goes wrong
 
-    @rule(kind=KIND_OF_FAULT, call=CALL, skip=SKIP)
-    def fault(self, kind: Kind, call: str | None, skip: int) -> None:
+    @rule(kind=KIND_OF_FAULT, call=CALL, skip=SKIP, times=TIMES)
+    def fault(self, kind: Kind, call: str | None, skip: int, times: int) -> None:
         # An end is written over what is there while its lease is known to hold: the moment
         # between that look and the write is the one in which nobody may stand still.
         if kind is Kind.LATE and call not in ("receive", "get", "ack", "release", "dead_letter"):
             return
-        self.plan.faults.append(Fault(kind, call, skip))
+        self.plan.faults += [Fault(kind, call, skip) for _ in range(times)]
 
     @rule()
     def calm(self) -> None:
@@ -573,13 +586,17 @@ class Lives(RuleBasedStateMachine):
             for outgoing in given:
                 for message in self.decoded(QUEUE, outgoing.body):
                     if message.id not in self.calls:
-                        self.calls[message.id] = Call(message)
+                        self.calls[message.id] = Call(message, tries={_try(message)})
                         if message.group_key is not None:
                             self.groups.setdefault(message.group_key, []).append(message.id)
                     elif DELIVERED in message.headers:
                         # Two workers that have had a bundle may each send such a copy. If one is
                         # dead-lettered before the other is sent, that is taken for sent again.
                         self.calls[message.id].loose = self.calls[message.id].reopens = True
+                    else:
+                        call_of = self.calls[message.id]
+                        call_of.is_twice |= _try(message) in call_of.tries
+                        call_of.tries.add(_try(message))
         with self.held_against():
             if call in ("put", "update", "settle", "delete"):
                 self.look()
@@ -609,7 +626,8 @@ class Lives(RuleBasedStateMachine):
             fence = (record.call or "", record.fence)
             back = f"the fence of {task_id} goes back from {call.fence} to {fence}: "
             back += f"{call.message.task} {before} {record}"
-            assert call.loose or fence >= call.fence, back
+            # Each message of a call counts its own deliveries.
+            assert call.loose or call.is_twice or fence >= call.fence, back
             call.fence = fence
             if record.terminal and before is None:
                 call.record = record
