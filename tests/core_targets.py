@@ -99,7 +99,7 @@ LIFE: Mapping[str, Written] = {
     ),
     "reopens what others have ended": Written(
         module="execution/unstarted",
-        old="    if sent is None or ended is None or sent > ended + _ROUNDED:\n",
+        old="    if sent is None or ended is None or sent > ended:\n",
         new="    if True:\n",
     ),
     "lets go of the rest of a bundle": Written(

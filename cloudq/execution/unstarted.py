@@ -17,8 +17,6 @@ log = Log("cloudq.execution")
 
 # The pause of a call that something else than the store has refused, in seconds.
 _PAUSE = 5.0
-# Ends of a bundle's calls are kept to the nearest millisecond.
-_ROUNDED = 0.001
 PAYLOAD_PAUSE = 60.0
 """The pause of a call whose payload is not in its store any more, in seconds."""
 
@@ -60,7 +58,7 @@ def already_buried(job: Job, record: Record, reason: str) -> Settlement | None:
     if delivery.attempts > 1:
         return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
     sent, ended = delivery.sent_at, record.finished_at
-    if sent is None or ended is None or sent > ended + _ROUNDED:
+    if sent is None or ended is None or sent > ended:
         return None
     return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
 
