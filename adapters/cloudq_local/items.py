@@ -18,7 +18,7 @@ def size(fields: Mapping[str, Value]) -> int:
 def _size(value: Value) -> int:
     if isinstance(value, str):
         # Only text that could be over any limit is worth counting exactly.
-        return len(value) if len(value) < 1024 else len(value.encode())
+        return len(value) if len(value) < 1024 else len(value.encode(errors="surrogatepass"))
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, frozenset):

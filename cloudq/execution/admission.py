@@ -263,8 +263,6 @@ class Admission:
             message = message.model_copy(update={"queue": delivery.queue})
         if SCHEDULE in message.headers:
             message = resolved(message, delivery)
-        if delivery.attempts == 1 and message.expires is not None and message.expires <= now:
-            return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
 
     def _known(
@@ -316,11 +314,12 @@ class Admission:
             if buried := already_buried(job, record, said or "dead-lettered"):
                 return buried
             record = self._reopened(job)
-        elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
+        message, attempts = job.message, job.delivery.attempts
+        if record is None and attempts == 1 and message.not_before is message.expires is None:
             return job  # there is no record, and the message sets no condition
         if in_place := self._outcomes.stays_in_place(job.delivery):
             job = self._with_retries(job, record)
-        message, attempts = job.message, job.delivery.attempts
+            message = job.message
         if record is not None and (record.terminal or record.retries > message.retries):
             # The process that ran it may have died before it told the chord.
             return already_done(message, record)

@@ -134,7 +134,8 @@ def opened(bundle: str, part: bytes) -> Iterator[tuple[int, Record | None]]:
 def part_of(records: Mapping[int, Record | None], *, exact: bool = False) -> bytes:
     """Write the part of these records; None stands for one that lies apart.
 
-    Unless it is to be `exact`, times are those of the nearest millisecond.
+    Unless it is to be `exact`, times are those of the nearest millisecond. That of a dead letter
+    tells what was sent before it from what was sent again.
     """
     write = to_fields if exact else _fields
     calls = [[number, None if one is None else write(one)] for number, one in records.items()]
@@ -162,7 +163,7 @@ def plain_part(shared: Record, ends: Iterable[PlainEnd]) -> bytes:
 
 def _fields(record: Record) -> dict[str, Value]:
     fields = to_fields(record)
-    for name in ("started_at", "finished_at"):
+    for name in ("started_at", "finished_at") if not record.dead_lettered else ():
         moment = fields.get(name)
         if isinstance(moment, float):
             fields[name] = round(moment, 3)

@@ -229,6 +229,27 @@ def test_a_dead_letter_of_one_is_retried_alone(app: CloudQ) -> None:
     assert [app.AsyncResult(result.id).get(timeout=1) for result in results] == [0, 1, 2]
 
 
+def test_one_that_is_dead_lettered_is_not_opened_again_by_who_stood_still(bench: Bench) -> None:
+    @bench.task(name="t")
+    def work(n: int) -> int:
+        if n == 1:
+            raise Reject("poison", requeue=False)
+        return n
+
+    bench.clock.stand_still(1_800_000_000.0)  # it ends in the millisecond in which it was sent
+    results = bench.publish([work.prepare(n) for n in range(3)], bundle=3)
+    mine = bench.one()
+    assert not bench.memory.release([mine], after=0.0)
+    consumer = Consumer(bench.runner, log=Log("test"))
+    consumer.consume([bench.one()])
+    before = [bench.record(result) for result in results]
+    assert [record.state for record in before] == [State.SUCCESS, State.REJECTED, State.SUCCESS]
+    bench.results.bundles.seen.forget()
+    consumer.consume([mine])
+    bench.results.bundles.seen.forget()
+    assert [bench.record(result) for result in results] == before
+
+
 def test_a_chord_s_members_in_bundles_join_once(app: CloudQ) -> None:
     bodies: list[int] = []
 

@@ -169,6 +169,24 @@ def test_expired_is_revoked_unrun(app: Bench) -> None:
     assert (app.record(result).error, task.runs, app.left()) == ("expired", [], 0)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_second_message_of_a_call_that_comes_late_changes_no_end(app: Bench, late: bool) -> None:
+    # A publisher to whom the answer was lost has sent it twice: each is a first delivery.
+    task = task_of(app, lambda: "value")
+    result = task.apply_async(expires=30.0)
+    delivery = app.one()
+    app.post(app.job(delivery).message)
+    app.clock.ahead += 31.0 * late
+    app.finish(delivery, app.settle(delivery))
+    before = app.record(result)
+    assert before.state is (State.REVOKED if late else State.SUCCESS)
+    app.clock.ahead += 31.0
+    settlement = app.step()
+    assert (settlement.action, settlement.reason) == (Action.ACK, "already done")
+    assert app.record(result) == before
+    assert (len(task.runs), app.left()) == (int(not late), 0)
+
+
 def test_revoked_is_not_run(app: Bench) -> None:
     task = task_of(app)
     result = task.delay()

@@ -42,6 +42,9 @@ STORED = {
     ),
     "a worker seen in the year 10000": _item("workers", "w", **_HEART | {"seen": 253402300800.0}),
     "a worker seen beyond all years": _item("workers", "w", **_HEART | {"seen": 4e18}),
+    "a long text with half of a surrogate pair": _item(
+        "task#t", state="SUCCESS", task="echo", value=f'"{"x" * 2000}\ud800"'
+    ),
     "a schedule of deep lists": _item(
         "beat#fuzz", "entry#s", entry=json.dumps(_ENTRY)[:-1] + ',"start":' + "[" * 5000
     ),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Mapping
 from enum import StrEnum
+from socketserver import ThreadingMixIn
+from types import TracebackType
+from typing import Any, Self
 
 # Sends a reset when a socket of this option is closed, in place of an orderly end.
 RESET = struct.pack("ii", 1, 0)
@@ -66,3 +70,37 @@ class Dice:
         """Choose one of so many, by its place."""
         with self._lock:
             return self._dice.randrange(count)
+
+
+class Proxy(Dice, ABC):
+    """What stands before a service while its `with` block runs, and fails requests by chance."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to take requests."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End, with all connections."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class Quiet(ThreadingMixIn):
+    """A server with a thread for each connection, of whose troubles nobody hears."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients go away at any time."""

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
-from cloudq.testing.kit.dice import REFUSED, Dice, Fault
+from cloudq.testing.kit.dice import REFUSED, Fault, Proxy
 
 # Calls under way at a time; of these many may be pulls, which wait.
 _CALLS = 256
@@ -35,7 +34,7 @@ Part = tuple[bytes | None, Callable[[bytes], bytes]]
 Batches = Callable[[str, bytes, Callable[[int], int]], Part | None]
 
 
-class GrpcFaultProxy(Dice):
+class GrpcFaultProxy(Proxy):
     """Passes calls on to the server at `upstream`, and lets each fail with these `chances`.
 
     As `FaultProxy` does for HTTP; give its `address` as that of an emulator. It takes all methods
@@ -71,16 +70,12 @@ class GrpcFaultProxy(Dice):
         """The proxy's own host and port."""
         return f"127.0.0.1:{self._port}"
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to take requests."""
         self._server.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """End, with all calls."""
         # First, since it ends the calls for which threads still wait.
         self._channel.close()
         self._server.stop(None).wait()

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
-from cloudq.testing.kit.dice import REFUSED, RESET, Dice, Fault
+from cloudq.testing.kit.dice import REFUSED, RESET, Fault, Proxy, Quiet
 
 _TIMEOUT = 60.0
 _HOP_BY_HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
@@ -35,7 +34,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class FaultProxy(Dice):
+class FaultProxy(Proxy):
     """Passes requests on to `upstream`, and lets each fail with the chances in `chances`.
 
     Give its `url` as the service's endpoint, within a `with` block. The dice are thrown with
@@ -75,16 +74,12 @@ class FaultProxy(Dice):
         """The proxy's own address."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to take requests."""
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """End, with all connections."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -94,17 +89,11 @@ class FaultProxy(Dice):
         return self._batches(headers, body, self.choose) if self._batches is not None else None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
+class _Server(Quiet, HTTPServer):
     def __init__(self, proxy: FaultProxy, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = proxy
         self.place = urlsplit(upstream)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients go away at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):

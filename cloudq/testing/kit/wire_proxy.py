@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from socketserver import BaseRequestHandler, ThreadingTCPServer
-from types import TracebackType
-from typing import Self
+from socketserver import BaseRequestHandler, TCPServer
 
-from cloudq.testing.kit.dice import RESET, Dice, Fault
+from cloudq.testing.kit.dice import RESET, Fault, Proxy, Quiet
 
 _MADE = frozenset({Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.SLOW, Fault.CUT})
 _CHUNK = 1 << 16
@@ -19,7 +17,7 @@ _CHUNK = 1 << 16
 Frames = Callable[[bytes], tuple[int, bool] | None]
 
 
-class WireFaultProxy(Dice):
+class WireFaultProxy(Proxy):
     """Passes bytes on to the service at `host` and `port`, and breaks connections by chance.
 
     As `FaultProxy` does for HTTP; give its `port`, on 127.0.0.1, as the service's. It makes resets
@@ -51,26 +49,19 @@ class WireFaultProxy(Dice):
         """The proxy's own port."""
         return int(self._server.server_address[1])
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to take requests."""
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """End, with all connections."""
         self._server.shutdown()
         self._server.end_all()
         self._server.server_close()
         self._thread.join()
 
 
-class _Server(ThreadingTCPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
+class _Server(Quiet, TCPServer):
     def __init__(self, proxy: WireFaultProxy, upstream: tuple[str, int]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = proxy
@@ -81,9 +72,6 @@ class _Server(ThreadingTCPServer):
         """End all connections."""
         for pair in list(self.pairs):
             pair.end()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients go away at any time."""
 
 
 class _Pair:
