@@ -260,6 +260,11 @@ TARGETS = (
     ),
     CoreTarget(
         name="keys",
+        excused={
+            "messages.encryption.Encryption.opened: drop _check_tag(error)": (
+                "what is as long as a nonce and a tag has no other fault that cryptography knows"
+            ),
+        },
         modules=(
             "messages/encryption",
             "messages/data_keys",

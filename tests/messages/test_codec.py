@@ -175,6 +175,7 @@ def test_a_body_may_not_open_by_other_algorithms() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
+        (sealed(body={"v": 1, "id": "a", "task": "t", "args": ["\ud800"]}), "undecodable: "),
         (sealed(type="toml", body=""), "unknown content type 'toml'"),
         (sealed(type=["json"], body=""), "unknown content type"),
         (sealed(zip="rar", body="aaaa"), "unknown compression 'rar'"),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
+from threading import Event, Thread
 
 import pytest
 
 from cloudq import DecodeError
-from cloudq.driver import Code
+from cloudq.driver import Code, forks
 from cloudq.driver.keys import DataKey, KeyRefused
 from cloudq.messages import data_keys
 from cloudq.messages.data_keys import LIFETIME, DataKeys
 from cloudq.messages.encryption import Encryption, header_of
 from cloudq.messages.sealed_text import unknown_key
+from cloudq.testing.waiting import PATIENCE
 
 OWN = base64.b64encode(bytes(range(32))).decode()
 
@@ -161,6 +163,39 @@ def test_a_child_has_its_own() -> None:
     assert len(theirs) == len(ours)
     assert theirs != ours
     assert keys.current("a")[0] == ours
+
+
+def test_a_fork_leaves_connections_locks_and_data_keys_to_the_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answered = Event(), Event()
+    opened: list[Service] = []
+
+    class Waits(Service):
+        def new_data_key(self, app: str) -> DataKey:
+            if app == "slow":
+                asked.set()
+                answered.wait(PATIENCE)
+            return super().new_data_key(app)
+
+    def opens(url: str) -> Service:
+        opened.append(Waits())
+        return opened[-1]
+
+    monkeypatch.setattr(data_keys, "open_keys", opens)
+    keys = DataKeys("k", "count://one")
+    ours = keys.current("a")[0]
+    thread = Thread(target=keys.current, args=("slow",))
+    thread.start()
+    try:
+        asked.wait(PATIENCE)  # it holds the lock
+        forks._renewed[keys](keys)  # pyright: ignore[reportPrivateUsage]
+        assert keys.current("a")[0] != ours
+        assert len(opened) == 2
+        assert not opened[0].closed
+    finally:
+        answered.set()
+        thread.join()
 
 
 def test_nothing_at_all_can_be_sealed() -> None:

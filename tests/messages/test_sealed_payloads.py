@@ -129,6 +129,22 @@ def test_what_is_not_sealed_is_refused(encryption: Encryption, text: bytes) -> N
         plain(encryption, text)
 
 
+def test_a_header_has_a_longest_length_and_no_more_is_read_for_it(encryption: Encryption) -> None:
+    with pytest.raises(DecodeError, match="no header that this release knows"):
+        b"".join(opened(encryption, KEY, [b"x" * 16_384, b"\n"]))
+    raw = iter([b"x" * 16_384, b"x", b"the rest"])
+    with pytest.raises(DecodeError, match="cut short, or not sealed"):
+        b"".join(opened(encryption, KEY, raw))
+    assert next(raw) == b"the rest"
+
+
+def test_it_is_sought_from_its_start_alone(encryption: Encryption) -> None:
+    made = Sealing(encryption, "shop", KEY, io.BytesIO(b"data"), 4)
+    for whence in (io.SEEK_CUR, io.SEEK_END):
+        with pytest.raises(io.UnsupportedOperation, match="from its start only"):
+            made.seek(0, whence)
+
+
 def test_it_can_be_read_again_from_any_place(encryption: Encryption) -> None:
     data = secrets.token_bytes(2 * PART)
     made = Sealing(encryption, "shop", KEY, io.BytesIO(data), len(data))

@@ -9,6 +9,7 @@ import uuid
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,21 @@ def test_what_is_recorded_and_acked_at_once_is_encrypted(shop: Shop, tmp_path: P
         consumer.finish(ended)
     assert seen(app, tmp_path) == []
     assert [each.get(timeout=1) for each in results] == [f"{MARK} {n}" for n in range(3)]
+
+
+def test_the_keys_in_use_are_those_of_what_is_sealed_and_what_does_not_open_is_told(
+    shop: Shop,
+) -> None:
+    app = shop()
+    result = app.tasks["echo"].delay(MARK)
+    drain(app)
+    assert app.backend is not None
+    [item] = app.backend.driver.query(f"task#{result.id}", after=None, limit=10).items
+    assert app.backend.sealing is not None
+    assert list(app.backend.sealing.used(item)) == [("k1", None)]
+    plain = replace(item, fields={**item.fields, "value": '"plain"'})
+    assert not list(app.backend.sealing.used(plain))
+    moved = replace(item, key=key("another"))
+    [(used, problem)] = app.backend.sealing.used(moved)
+    assert used == "k1"
+    assert "not what key 'k1' has encrypted for this place" in (problem or "")
