@@ -161,6 +161,7 @@ TARGETS = (
         " execution/test_queue_rules.py canvas/test_crashes.py"
         " canvas/test_canvas.py results/test_series.py"
         " execution/test_settlements.py execution/test_at_once.py execution/test_plain_bundles.py"
+        " execution/test_commits.py execution/test_consumer.py"
         " tasks/test_checkpoints.py tasks/limits/test_unique.py"
         " tasks/limits/test_concurrency.py canvas/test_lost_answers.py",
         excused={
