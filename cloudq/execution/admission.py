@@ -108,7 +108,7 @@ class Admission:
         `plain`, bundles of plain calls are set aside, as what they are.
         """
         read: list[Job] = []
-        opened = Opened(jobs=[], settled=[], waiting=[])
+        opened = Opened()
         now = self._runtime.clock()
         parcels: list[Parcel] = []
         for delivery in deliveries:
@@ -280,8 +280,9 @@ class Admission:
             if error.code not in NEVER:
                 raise
             if len(jobs) == 1:
-                spoiled = self._spoiled(jobs[0].delivery, jobs[0].message, error)
-                settled.append((jobs[0].delivery, replace(spoiled, record=None)))
+                (job,) = jobs
+                spoiled = self._spoiled(job.delivery, job.message, error)
+                settled.append((job.delivery, replace(spoiled, record=None)))
                 return (), {}
         kept: list[Job] = []
         found: dict[str, Record] = {}

@@ -192,11 +192,10 @@ class Executor:
 
     def plain_run(self, calls: PlainCalls, delivery: Delivery) -> PlainRun:
         """Return what runs plain calls of one task, which this delivery has brought."""
-        is_told = self.tracing is not None or self.runtime.keeps_events
         return PlainRun(
             calls,
             delivery,
-            task=None if is_told else self.tasks.get(calls[0].task),
+            task=self.tasks.get(calls[0].task) if self.tracing is None else None,
             runtime=self.runtime,
             outcomes=self._outcomes,
             call=self._call,

@@ -76,30 +76,39 @@ def add_to_bundle(
     """
     first = settled[0][0]
     assert isinstance(first, Part)
-    numbers = [_place(pair, first.parcel.name) for pair in settled]
-    records = {at: r for at, (_, s) in zip(numbers, settled, strict=True) if (r := s.record)}
-    extras = [*(pair[1].extra for pair in settled if pair[1].extra is not None), *events]
+    parcel = first.parcel
+    ended = [s.record for _, s in settled if s.record is not None]
+    records = {_place(record.id, parcel.name): record for record in ended}
+    extras = [pair[1].extra for pair in settled if pair[1].extra is not None]
     try:
-        for failure in (backend.put(extras) if extras else {}).values():
-            raise BackendError(failure.reason, code=failure.code)
+        _put(extras, events, backend)
         fenced = any(pair[1].fenced for pair in settled)
-        parcel = first.parcel
         standing = backend.bundles.add(parcel.name, records, parcel.delivered, fenced=fenced)
     except BackendError as error:
         batch.fail(settled, error)
         return
     if standing is not None:
         parcel.revoked = standing.revoked - standing.records.keys()
-    for pair, number in zip(settled, numbers, strict=True):
+    for pair in settled:
         if standing is None:
             batch.ready.append(too_late(pair))
         else:
-            batch.ready.append(let_stand(pair, standing.records.get(number)))
+            place = _place(pair[1].task_id, parcel.name)
+            batch.ready.append(let_stand(pair, standing.records.get(place)))
 
 
-def _place(pair: Settled, bundle: str) -> int:
+def _put(items: Sequence[Item], events: Sequence[Item], backend: Backend) -> None:
+    """Store items, and events, for which nothing waits. Raises `BackendError`."""
+    failures = backend.put([*items, *events]) if items or events else {}
+    for at, failure in failures.items():
+        if at < len(items):
+            raise BackendError(failure.reason, code=failure.code)
+        log.warning("an event is not recorded: %s", failure.reason)
+
+
+def _place(id: str, bundle: str) -> int:
     """Return the place of a call in its bundle, of which its id was made."""
-    return int(pair[1].task_id[len(bundle) :], 16)
+    return int(id[len(bundle) :], 16)
 
 
 def let_stand(pair: Settled, standing: Record | None) -> Settled:

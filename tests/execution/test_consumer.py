@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cloudq import BackendError, BrokerError, Reject, State
-from cloudq.driver import Code, Delivery, Failure
+from cloudq.driver import Code, Delivery, Failure, Outgoing
 from cloudq.driver.log import Log
-from cloudq.execution.consume import Consumer
+from cloudq.execution.consume import Consumer, log_outcome
 from cloudq.execution.settlement import Action, Settlement
 from tests.support.bench import Bench
 
@@ -22,8 +24,8 @@ def runs(app: Bench) -> list[Any]:
     return seen
 
 
-def consumer(app: Bench, **options: Any) -> Consumer:
-    return Consumer(app.executor(), log=Log("test"), **options)
+def consumer(app: Bench, log: str = "test", **options: Any) -> Consumer:
+    return Consumer(app.executor(), log=Log(log), **options)
 
 
 def outcomes(app: Bench, consumer: Consumer) -> list[tuple[Delivery, Settlement]]:
@@ -180,3 +182,96 @@ def test_without_a_group_the_others_of_a_bundle_run(app: Bench) -> None:
     app.publish([step.prepare(n) for n in range(4)], bundle=4)
     consumer(app).consume(app.receive())
     assert ran == [0, 1, 2, 3]
+
+
+def test_behind_a_message_that_another_has_by_now_no_call_of_its_group_is_run(app: Bench) -> None:
+    ran: list[int] = []
+
+    @app.task(name="step")
+    def step(n: int) -> int:
+        ran.append(n)
+        if n == 0:  # its lease ends as it runs, and another takes it over
+            app.lose_leases()
+            app.job(app.one())
+        return n
+
+    grouped = step.options(group_key="g")
+    grouped.delay(0)
+    app.publish([grouped.prepare(n) for n in (1, 2)], bundle=2)
+    app.one()
+    app.lose_leases()
+    first = app.one()
+    bodies = [each.body for each in app.memory.peek("default", count=2)]
+    [body] = [each for each in bodies if each != first.body]
+    # A FIFO queue of SQS gives several messages of a group at once, in their order.
+    behind = replace(first, id="behind", body=body, attempts=1)
+    done = consumer(app).consume([first, behind])
+    assert ran == [0]
+    assert [each.action for _, each in done] == [Action.NOTHING, Action.RELEASE, Action.RELEASE]
+
+
+# ---- the log
+
+
+@pytest.mark.parametrize("tracebacks", [False, True])
+def test_each_outcome_is_logged_in_one_line(
+    app: Bench, caplog: pytest.LogCaptureFixture, tracebacks: bool
+) -> None:
+    def end(how: str) -> None:
+        if how == "fail":
+            raise ValueError("on purpose")
+        if how == "back":
+            raise Reject("not yet", requeue=True)
+
+    task = app.task(name="t", max_retries=0)(end)
+    well, ill, back = (task.delay(how) for how in ("end", "fail", "back"))
+    app.memory.send("default", [Outgoing(id="odd", body=b"{")])
+    odd = app.memory.peek("default", count=4)[-1].id
+    with caplog.at_level(logging.DEBUG, "test.outcomes"):
+        consumer(app, "test.outcomes", tracebacks=tracebacks).consume(app.receive())
+    lines = {
+        record.getMessage().partition(": ")[0]: record
+        for record in caplog.records
+        if record.name == "test.outcomes"
+    }
+    assert lines.keys() == {
+        *(f"task t {call.id}" for call in (well, ill, back)),
+        f"message {odd} of default",
+    }
+    done, failed = lines[f"task t {well.id}"], lines[f"task t {ill.id}"]
+    assert (done.levelname, done.getMessage()) == ("DEBUG", f"task t {well.id}: SUCCESS")
+    assert failed.levelname == ("ERROR" if tracebacks else "WARNING")
+    assert failed.getMessage() == f"task t {ill.id}: FAILURE (ValueError: on purpose)"
+    assert bool(failed.exc_info) is tracebacks
+    assert (failed.__dict__["task_id"], failed.__dict__["state"]) == (ill.id, "FAILURE")
+    returned = lines[f"task t {back.id}"]
+    assert (returned.levelname, "(not yet)" in returned.getMessage()) == ("INFO", True)
+    assert lines[f"message {odd} of default"].levelname == "WARNING"
+
+
+def test_successes_are_not_logged_but_for_who_looks_for_faults(
+    app: Bench, runs: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    app.tasks["t"].delay(1)
+    with caplog.at_level(logging.INFO, "test.outcomes"):
+        consumer(app, "test.outcomes").consume(app.receive())
+    assert [record for record in caplog.records if record.name == "test.outcomes"] == []
+
+
+def test_a_message_of_a_call_without_a_task_s_name_goes_by_what_it_has(
+    app: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of a call that one can only tell by its id, or by its task."""
+    task = app.task(name="t")(lambda: None)
+    task.delay()
+    [delivery] = app.receive()
+    log = Log("test.outcomes")
+    for name, id, said in (
+        ("", "x", "task ? x"),
+        ("t", "", "task t ?"),
+        ("", "", f"message {delivery.id} of default"),
+    ):
+        caplog.clear()
+        outcome = Settlement(action=Action.DEAD_LETTER, reason="no", task=name, task_id=id)
+        log_outcome(log, outcome, delivery)
+        assert f"{said}: dead-letter (no)" in caplog.text

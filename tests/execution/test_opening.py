@@ -1,0 +1,184 @@
+"""Opening deliveries: one store that is slow to answer, many messages, and who hears of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from cloudq import BackendError, CloudQ, State, Task, signals
+from cloudq.driver import Code, Outgoing
+from cloudq.execution.settlement import Action, Settlement
+from tests.support.bench import Bench
+from tests.support.faults import Outage
+from tests.worker.flow_tasks import Tasks
+
+
+@pytest.fixture
+def t(app: Bench) -> Tasks:
+    return Tasks(app)
+
+
+def again(app: Bench, count: int) -> None:
+    """Let the messages in the queue come once more."""
+    assert len(app.receive(count)) == count
+    app.lose_leases()
+
+
+# ---- a store that is down
+
+
+def test_a_store_that_refuses_all_is_asked_three_times(app: Bench, t: Tasks) -> None:
+    t.same.delay(1)
+    app.store.down.add("get")
+    before = app.store.calls["get"]
+    with pytest.raises(BackendError):
+        app.runner.open(app.receive())
+    assert app.store.calls["get"] == before + 3
+
+
+def test_what_the_store_refuses_of_several_comes_back_and_the_others_run(
+    app: Bench, t: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [t.same.delay(n) for n in range(4)]
+    again(app, 4)
+    update, asked = app.store.update, list[str]()
+
+    def refusing(key: Any, change: Any) -> Any:
+        if any(call.id in key.partition for call in calls[:2]):
+            asked.append(key.partition)
+            raise Outage("down")
+        return update(key, change)
+
+    monkeypatch.setattr(app.store, "update", refusing)
+    jobs, settled = app.runner.open(app.receive())
+    assert {job.message.id for job in jobs} == {call.id for call in calls[2:]}
+    assert [outcome.action for _, outcome in settled] == [Action.RELEASE] * 2
+    assert all("it waits for the store: " in outcome.reason for _, outcome in settled)
+    assert len(asked) == 8
+
+
+@pytest.mark.parametrize("code", [Code.INVALID, Code.TOO_LARGE])
+def test_a_claim_that_no_store_takes_ends_its_call(
+    app: Bench, t: Tasks, monkeypatch: pytest.MonkeyPatch, code: Code
+) -> None:
+    t.same.delay(1)
+    again(app, 1)
+
+    def refusing(*_: object) -> Any:
+        raise BackendError("a key that cannot be", code=code)
+
+    monkeypatch.setattr(app.results, "advance", refusing)
+    jobs, [(_, outcome)] = app.runner.open(app.receive())
+    assert (jobs, outcome.action, outcome.state) == ([], Action.DEAD_LETTER, State.FAILURE)
+
+
+def test_redelivered_calls_are_claimed_once_each_beside_new_ones(app: Bench, t: Tasks) -> None:
+    for n in range(3):
+        t.same.delay(n)
+    again(app, 3)
+    for n in range(2):
+        t.same.delay(n)
+    before = app.store.calls.copy()
+    jobs, settled = app.runner.open(app.receive())
+    assert (len(jobs), settled) == (5, [])
+    assert [job.fenced for job in jobs] == [job.delivery.attempts > 1 for job in jobs]
+    assert (app.store.calls - before)["update"] == 3
+
+
+def test_the_calls_of_a_bundle_are_looked_up_as_one(app: Bench, t: Tasks) -> None:
+    app.publish([t.same.prepare(n) for n in range(150)], bundle=150)
+    before = app.store.calls["get"]
+    jobs, _ = app.runner.open(app.receive())
+    assert (len(jobs), app.store.calls["get"]) == (150, before + 1)
+
+
+# ---- too many deliveries
+
+
+def test_of_an_ordered_bundle_that_ends_its_process_the_first_call_fails(app: Bench) -> None:
+    app.configure_deliveries(1)
+    Tasks(app)
+    step: Any = app.tasks["same"].options(group_key="g")
+    app.publish([step.prepare(n) for n in range(3)], bundle=3)
+    jobs, settled = app.runner.open(app.receive())
+    while not settled:
+        assert len(jobs) == 3
+        app.lose_leases()
+        jobs, settled = app.runner.open(app.receive())
+    assert [outcome.state for _, outcome in settled] == [State.FAILURE]
+    assert [job.message.args for job in jobs] == [[1], [2]]
+
+
+def test_without_a_store_the_deliveries_of_an_ordered_message_are_its_retries() -> None:
+    with CloudQ("bare", broker="memory://bare-ordered", backend="none") as app:
+        seen: list[int] = []
+
+        @app.task(name="step", bind=True, max_retries=2, default_retry_delay=0.0)
+        def step(self: Task[..., Any]) -> None:
+            seen.append(self.request.retries)
+            raise self.retry()
+
+        step.apply_async(group_key="g")
+        runner = app.executor()
+        outcomes: list[Settlement] = []
+        for _ in range(3):
+            [delivery] = app.broker.receive("default", count=1, wait=5.0, lease=60.0)
+            jobs, _ = runner.open([delivery])
+            outcomes.append(runner.run(jobs[0]))
+            app.broker.release([delivery])
+        assert seen == [0, 1, 2]
+        assert outcomes[-1].state is State.FAILURE
+
+
+# ---- given ids
+
+
+def test_a_later_call_of_an_id_runs_while_the_earlier_one_does(app: Bench) -> None:
+    ran: list[int] = []
+    task = app.task(name="t", track_started=True)(ran.append)
+    task.apply_async([1], task_id="mine")
+    first = app.job(app.one())
+    app.runner.run(first)
+    task.apply_async([2], task_id="mine")
+    app.runner.run(app.job(app.one()))
+    assert ran == [1, 2]
+
+
+def test_a_later_call_of_an_id_that_was_revoked_runs(app: Bench) -> None:
+    ran: list[int] = []
+    task = app.task(name="t")(ran.append)
+    task.apply_async([1], task_id="mine").revoke()
+    app.work()
+    assert app.state("mine") is State.REVOKED
+    result = task.apply_async([2], task_id="mine")
+    app.work()
+    assert (ran, app.state(result)) == ([2], State.SUCCESS)
+
+
+# ---- who hears of it
+
+
+@pytest.fixture
+def rejected() -> Iterator[list[tuple[bytes, BaseException]]]:
+    told: list[tuple[bytes, BaseException]] = []
+
+    def hear(*_: object, message: bytes, exc: BaseException, **__: object) -> None:
+        told.append((message, exc))
+
+    signals.task_rejected.connect(hear)
+    yield told
+    signals.task_rejected.disconnect(hear)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"v":1,"id":"a","task":"same","chain":[{"bogus":1}]}'], ids=["text", "part"]
+)
+def test_receivers_hear_of_what_cannot_be_read(
+    app: Bench, t: Tasks, rejected: Sequence[tuple[bytes, BaseException]], body: bytes
+) -> None:
+    assert not app.memory.send("default", [Outgoing(id="a", body=body)])
+    [(_, outcome)] = app.runner.open(app.receive())[1]
+    assert outcome.action is Action.DEAD_LETTER
+    assert [told for told, _ in rejected] == [body]
