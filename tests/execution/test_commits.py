@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from cloudq.canvas.slots import join_key
 from cloudq.driver import Change, Code, StoreLimits
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Action, Batch, Settled, copy_of
+from cloudq.messages.ids import place_of
 from cloudq.results.events import History, partition_of
 from cloudq.settings import Level
 from tests.support.bench import Bench
@@ -202,6 +204,27 @@ def failing() -> None:
 
 def never(*_: object) -> Any:
     raise BackendError("a key that cannot be", code=Code.INVALID)
+
+
+def test_a_member_of_a_bundle_that_was_revoked_too_late_leaves_its_join(app: Bench) -> None:
+    """The same call has ended by itself meanwhile, and its end, a large one, lies apart."""
+    value = "x" * 150_000
+    big: Any = app.task(name="big", bundle=2)(plus_one)
+    app.task(name="body")(len)
+    result = chord([big.s(1), big.s(2)], app.tasks["body"].s()).delay()
+    jobs, _ = app.runner.open(app.receive())
+    pairs = [(job.delivery, app.runner.run(job)) for job in jobs]
+    member = pairs[0][1].record
+    assert member is not None
+    place = place_of(member.id)
+    assert place is not None
+    app.results.revoke(member.id)
+    large = replace(member, value=json.dumps(value))
+    assert app.results.bundles.end(place, large) is None
+    batch = committed(app, pairs)
+    assert dispose(batch.ready, app.broker) == []
+    app.work()
+    assert result.get(timeout=0) == 2
 
 
 # ---- what a store refuses
