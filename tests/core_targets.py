@@ -194,7 +194,8 @@ TARGETS = (
                 "canvas/test_canvas.py::test_a_failed_member_fails_the_body_at_once"
             ),
         },
-        tests="canvas/test_counted_joins.py canvas/test_counted_once.py execution/test_commits.py"
+        tests="canvas/test_counted_joins.py canvas/test_counted_once.py"
+        " canvas/test_join_items.py canvas/test_tree.py execution/test_commits.py"
         " canvas/test_crashes.py canvas/test_lost_answers.py"
         " canvas/test_canvas.py canvas/test_callbacks_everywhere.py"
         " canvas/test_signed_store.py canvas/test_unrunnable_members.py"
