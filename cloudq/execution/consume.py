@@ -144,7 +144,7 @@ class Consumer:
         while batch.failed and tries < self._tries and self._passes(batch.error):
             done = batch.ready
             batch = self._committed(batch.failed)
-            batch.ready[:0] = done
+            batch.ready = [*done, *batch.ready]
             tries += 1
         self._tell(batch.ready)
         return batch

@@ -397,6 +397,16 @@ def test_each_success_is_logged_with_or_without_a_record(app: Bench, ignored: bo
     assert call.id in str(item.fields)
 
 
+def test_a_failure_is_an_event_also_where_successes_are_logged(app: Bench) -> None:
+    app.results.history = history = app.runtime._history(FREE)  # pyright: ignore[reportPrivateUsage]
+    app.task(name="t", max_retries=0)(failing).delay()
+    app.work()
+    assert history is not None
+    assert history.ends is not None
+    assert history.ends.take() is None
+    assert events(app, State.FAILURE) == 1
+
+
 def events(app: Bench, state: State) -> int:
     return len(app.store.query(partition_of("t", state), after=None, limit=10).items)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +59,29 @@ def test_what_the_store_refuses_of_several_comes_back_and_the_others_run(
     assert [outcome.action for _, outcome in settled] == [Action.RELEASE] * 2
     assert all("it waits for the store: " in outcome.reason for _, outcome in settled)
     assert len(asked) == 8
+
+
+def test_behind_a_message_that_waits_for_the_store_no_later_one_of_its_group_runs(
+    app: Bench, t: Tasks
+) -> None:
+    grouped = t.same.options(group_key="g")
+    first, second = grouped.delay(1), grouped.delay(2)
+    other = t.same.options(group_key="h").delay(3)
+    again(app, 2)
+    bodies = {
+        json.loads(each.body)["id"]: each.body for each in app.memory.peek("default", count=3)
+    }
+    claimed, alone = sorted(app.receive(), key=lambda each: each.body != bodies[first.id])
+    # A FIFO queue of SQS gives several messages of a group at once, in their order.
+    behind = replace(claimed, id="behind", body=bodies[second.id], attempts=1)
+    app.store.down.add("update")
+    alone = replace(alone, attempts=1)
+    jobs, settled = app.runner.open([claimed, behind, alone])
+    assert [job.message.id for job in jobs] == [other.id]
+    assert [(each, outcome.action) for each, outcome in settled] == [
+        (claimed, Action.RELEASE),
+        (behind, Action.RELEASE),
+    ]
 
 
 @pytest.mark.parametrize("code", [Code.INVALID, Code.TOO_LARGE])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from cloudq import CloudQ, Reject, signals
+from cloudq import CloudQ, Reject, State, signals
+from cloudq.driver import Outgoing
 from cloudq.driver.ends import Died
 from cloudq.errors import UnknownTask
 from cloudq.results.waiting import RUNNING_IN
@@ -48,6 +51,42 @@ def test_who_dies_as_a_stopped_call_frees_its_place_leaves_no_outcome(app: Bench
         app.runner.stopped(job, ValueError("stopped"))
     with pytest.raises(Died):
         app.runner.revoked(job, "terminated")
+
+
+# ---- payloads that are gone
+
+
+def sized(text: str) -> int:
+    return len(text)
+
+
+@pytest.mark.parametrize("setting", ["fail", "wait"])
+def test_a_call_whose_payload_is_gone_fails_or_waits_as_the_app_says(
+    tmp_path: Path, setting: Literal["fail", "wait"]
+) -> None:
+    with CloudQ(
+        "payloads",
+        broker=f"memory://{tmp_path.name}",
+        payload_store=f"file:///{tmp_path}/payloads",
+        payload_store_over=2000,
+        payload_gone=setting,
+    ) as app:
+        app.task(name="sized", max_retries=0)(sized).delay("x" * 3000)
+        for each in (tmp_path / "payloads").rglob("*"):
+            if each.is_file():
+                each.unlink()
+        odd = b'{"v":1,"id":"odd","task":"sized","args":["x","y"]}'
+        app.broker.driver.send("default", [Outgoing(id="odd", body=odd)])
+        runner = app.executor()
+        jobs, _ = runner.open(app.broker.receive("default", count=2, wait=0.0, lease=60.0))
+        first, other = (runner.run(job) for job in jobs)
+        if setting == "fail":
+            assert (first.state, first.resend) == (State.FAILURE, None)
+        else:
+            assert (first.state, first.resend is not None) == (None, True)
+            assert first.resend is not None
+            assert (first.resend.not_before or 0.0) > time.time() + 30.0
+        assert other.state is State.FAILURE
 
 
 # ---- limits of a worker
