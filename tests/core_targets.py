@@ -178,6 +178,7 @@ TARGETS = (
             "len(text) > NEVER_LARGE as len(text) >= NEVER_LARGE": (
                 "a value of just that length is looked at, and left as it is"
             ),
+            "execution.sharing.add_to_series: True as False #2": "there is an answer for each",
             "execution.commit._events: drop continue #2": (
                 "no event is made of what is not told: this saves the look at its message"
             ),

@@ -164,7 +164,7 @@ class Admission:
 
         backend = self._runtime.backend
         again = [job for job in jobs if job.delivery.attempts > 1 and job.delivery.group is None]
-        if backend is None or len(again) < 2:
+        if backend is None or not again:
             return judge
         judged = side_by_side(judge, again, billed=backend.driver.limits.billed)
         known = {id(job): verdict for job, verdict in zip(again, judged, strict=True)}
@@ -372,10 +372,11 @@ class Admission:
 
         It comes from the record. Without a store the deliveries count, also those given back unrun.
         """
-        retries = record.retries if record is not None else 0
+        known = job.message.retries
+        retries = known if record is None else record.retries
         if self._runtime.backend is None:
             retries = job.delivery.attempts - 1
-        if retries <= job.message.retries:
+        if retries <= known:
             return job
         return replace(job, message=copy_of(job.message, retries=retries))
 

@@ -14,7 +14,7 @@ from cloudq.canvas.slots import join_key
 from cloudq.driver import Change, Code, StoreLimits
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Action, Batch, Settled, copy_of
-from cloudq.messages.ids import place_of
+from cloudq.messages.ids import place_in_series, place_of
 from cloudq.results.events import History, partition_of
 from cloudq.settings import Level
 from tests.support.bench import Bench
@@ -242,7 +242,32 @@ def test_a_record_is_shrunk_by_whatever_was_too_large_in_it(app: Bench, name: st
     [(_, done)] = committed(app, committed(app, [(delivery, large)]).failed).ready
     record = app.record(call)
     assert (done.action, record.state) == (Action.ACK, State.FAILURE)
+    assert record.error_type == "cloudq.errors.EncodeError"
     assert "the result could not be stored" in (record.error or "")
+
+
+def test_a_record_that_no_store_takes_is_left_out_and_its_message_buried(app: Bench) -> None:
+    call = app.task(name="t")(lambda: None).delay()
+    app.store.refuse = lambda item: Code.INVALID
+    pairs, rounds = settled(app), 0
+    while not (batch := committed(app, pairs)).ready:
+        pairs, rounds = batch.failed, rounds + 1
+        assert rounds < 5
+    [(_, buried)] = batch.ready
+    assert (buried.action, buried.record) == (Action.DEAD_LETTER, None)
+    assert "its outcome could not be carried out: refused on purpose" in buried.reason
+    assert dispose(batch.ready, app.broker) == []
+    assert (app.state(call), len(app.dead())) == (State.PENDING, 1)
+
+
+def test_the_end_of_a_call_that_is_alone_in_its_series_is_put_as_any(app: Bench) -> None:
+    task = app.task(name="t")(lambda: None)
+    calls = [task.delay() for _ in range(4)]
+    assert place_in_series(calls[-1].id) is not None
+    last = [pair for pair in settled(app) if pair[1].task_id == calls[-1].id]
+    before = app.store.calls.copy()
+    assert len(committed(app, last).ready) == 1
+    assert (app.store.calls - before)["update"] == 0
 
 
 def test_the_reasons_of_some_are_told_of_those_that_are_to_be_tried_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from cloudq import BackendError, CloudQ, State, Task, signals
 from cloudq.driver import Code, Outgoing
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.schedules.run_id import EXPIRES, SCHEDULE, SLOT
+from cloudq.testing.waiting import PATIENCE
 from tests.support.bench import Bench
 from tests.support.faults import Outage
 from tests.worker.flow_tasks import Tasks
@@ -112,6 +115,36 @@ def test_redelivered_calls_are_claimed_once_each_beside_new_ones(app: Bench, t: 
     assert (app.store.calls - before)["update"] == 3
 
 
+def test_redelivered_calls_are_claimed_at_a_time(app: Bench, t: Tasks) -> None:
+    for n in range(2):
+        t.same.delay(n)
+    again(app, 2)
+    update, meeting = app.store.update, threading.Barrier(2)
+
+    def together(*given: Any) -> Any:
+        meeting.wait(PATIENCE)
+        return update(*given)
+
+    app.store.update = together  # type: ignore[method-assign]
+    jobs, _ = app.runner.open(app.receive())
+    assert [job.fenced for job in jobs] == [True, True]
+
+
+def test_receivers_hear_of_new_calls_in_the_thread_that_opens_them(app: Bench, t: Tasks) -> None:
+    heard: list[tuple[str, int]] = []
+
+    def hear(*_: object, request: Any, **__: object) -> None:
+        heard.append((request.id, threading.get_ident()))
+
+    calls = [t.same.delay(n) for n in range(3)]
+    signals.task_received.connect(hear)
+    try:
+        app.runner.open(app.receive())
+    finally:
+        signals.task_received.disconnect(hear)
+    assert heard == [(call.id, threading.get_ident()) for call in calls]
+
+
 def test_the_calls_of_a_bundle_are_looked_up_as_one(app: Bench, t: Tasks) -> None:
     app.publish([t.same.prepare(n) for n in range(150)], bundle=150)
     before = app.store.calls["get"]
@@ -207,3 +240,49 @@ def test_receivers_hear_of_what_cannot_be_read(
     [(_, outcome)] = app.runner.open(app.receive())[1]
     assert outcome.action is Action.DEAD_LETTER
     assert [told for told, _ in rejected] == [body]
+
+
+def test_receivers_hear_of_tasks_that_nobody_has_and_of_no_others_that_are_refused(
+    app: Bench, t: Tasks
+) -> None:
+    told: list[str] = []
+
+    def hear(*_: object, name: str, **__: object) -> None:
+        told.append(name)
+
+    app.conf.queue_tasks = {"default": ["same"]}
+    for name in ("same", "told", "nobody's"):
+        body = json.dumps({"v": 1, "id": name, "task": name, "args": [1]}).encode()
+        assert not app.memory.send("default", [Outgoing(id=name, body=body)])
+    signals.task_unknown.connect(hear)
+    try:
+        jobs, settled = app.runner.open(app.receive())
+    finally:
+        signals.task_unknown.disconnect(hear)
+    assert ([job.message.id for job in jobs], len(settled)) == (["same"], 2)
+    assert told == ["nobody's"]
+
+
+def test_receivers_hear_of_what_is_not_run_since_it_was_revoked(app: Bench, t: Tasks) -> None:
+    told: list[tuple[str, bool]] = []
+
+    def hear(*_: object, request: Any, expired: bool, **__: object) -> None:
+        told.append((request.id, expired))
+
+    revoked, late = t.same.delay(1), t.same.options(expires=5.0).delay(2)
+    revoked.revoke()
+    app.clock.ahead += 10.0
+    signals.task_revoked.connect(hear)
+    try:
+        app.work()
+    finally:
+        signals.task_revoked.disconnect(hear)
+    assert told == [(revoked.id, False), (late.id, True)]
+
+
+def test_a_scheduled_message_runs_under_the_id_of_its_run(app: Bench, t: Tasks) -> None:
+    headers = {SCHEDULE: "nightly", SLOT: "2026-11-21T07:30:00Z", EXPIRES: "1e9"}
+    body = json.dumps({"v": 1, "id": "x", "task": "same", "headers": headers}).encode()
+    assert not app.memory.send("default", [Outgoing(id="x", body=body)])
+    job = app.job(app.one())
+    assert job.message.id == job.message.idempotency_key == "nightly@2026-11-21T07:30:00Z"

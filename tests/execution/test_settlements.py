@@ -220,6 +220,7 @@ def test_a_call_whose_copy_cannot_be_sent_ends_as_all_of_it_must_know(app: Bench
         gather="g",
         call="c",
         retries=2,
+        replaced=1,
         continued=1,
         link=[],
         chain=[{"task": "t", "id": "y"}],
@@ -232,7 +233,7 @@ def test_a_call_whose_copy_cannot_be_sent_ends_as_all_of_it_must_know(app: Bench
     assert record.call == "c"
     assert failed.failed_steps is not None
     assert [id for id, _ in failed.failed_steps.calls] == ["y"]
-    assert (record.queue, record.fence, record.dead_lettered) == ("default", fence(3, 1), True)
+    assert (record.queue, record.fence, record.dead_lettered) == ("default", fence(4, 1), True)
     assert record.error == "its outcome could not be carried out: too long"
     assert failed.member_result is not None
     assert (failed.member_result.slot.join, failed.member_result.record) == ("j", record)
