@@ -108,7 +108,7 @@ class Admission:
         `plain`, bundles of plain calls are set aside, as what they are.
         """
         read: list[Job] = []
-        opened = Opened(jobs=[], settled=[], waiting=[])
+        opened = Opened()
         now = self._runtime.clock()
         parcels: list[Parcel] = []
         for delivery in deliveries:
@@ -164,7 +164,7 @@ class Admission:
 
         backend = self._runtime.backend
         again = [job for job in jobs if job.delivery.attempts > 1 and job.delivery.group is None]
-        if backend is None or len(again) < 2:
+        if backend is None or not again:
             return judge
         judged = side_by_side(judge, again, billed=backend.driver.limits.billed)
         known = {id(job): verdict for job, verdict in zip(again, judged, strict=True)}
@@ -278,8 +278,9 @@ class Admission:
             if error.code not in NEVER:
                 raise
             if len(jobs) == 1:
-                spoiled = self._spoiled(jobs[0].delivery, jobs[0].message, error)
-                settled.append((jobs[0].delivery, replace(spoiled, record=None)))
+                (job,) = jobs
+                spoiled = self._spoiled(job.delivery, job.message, error)
+                settled.append((job.delivery, replace(spoiled, record=None)))
                 return (), {}
         kept: list[Job] = []
         found: dict[str, Record] = {}
@@ -370,10 +371,11 @@ class Admission:
 
         It comes from the record. Without a store the deliveries count, also those given back unrun.
         """
-        retries = record.retries if record is not None else 0
+        known = job.message.retries
+        retries = known if record is None else record.retries
         if self._runtime.backend is None:
             retries = job.delivery.attempts - 1
-        if retries <= job.message.retries:
+        if retries <= known:
             return job
         return replace(job, message=copy_of(job.message, retries=retries))
 

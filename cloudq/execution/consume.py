@@ -127,7 +127,7 @@ class Consumer:
     def finish(self, pairs: Sequence[Settled]) -> list[Settled]:
         """Make outcomes durable, then settle their messages; raises as `consume`."""
         batch = self.commit(pairs)
-        if batch.failed and batch.error is not None:
+        if batch.error is not None:
             raise batch.error
         refused = self.dispose(batch.ready)
         if refused:
@@ -144,7 +144,7 @@ class Consumer:
         while batch.failed and tries < self._tries and self._passes(batch.error):
             done = batch.ready
             batch = self._committed(batch.failed)
-            batch.ready[:0] = done
+            batch.ready = [*done, *batch.ready]
             tries += 1
         self._tell(batch.ready)
         return batch
@@ -171,8 +171,8 @@ class Consumer:
         joins = self.executor.joins if needed else None
         return commit(pairs, self.broker, self.backend, joins)
 
-    def _passes(self, error: Exception | None) -> bool:
-        return isinstance(error, ServiceError) and error.code in self._again
+    def _passes(self, error: ServiceError | None) -> bool:
+        return error is not None and error.code in self._again
 
     def dispose(self, pairs: Sequence[Settled]) -> list[Refused]:
         """Settle messages, and return what the broker refused.

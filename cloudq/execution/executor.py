@@ -192,11 +192,10 @@ class Executor:
 
     def plain_run(self, calls: PlainCalls, delivery: Delivery) -> PlainRun:
         """Return what runs plain calls of one task, which this delivery has brought."""
-        is_told = self.tracing is not None or self.runtime.keeps_events
         return PlainRun(
             calls,
             delivery,
-            task=None if is_told else self.tasks.get(calls[0].task),
+            task=self.tasks.get(calls[0].task) if self.tracing is None else None,
             runtime=self.runtime,
             outcomes=self._outcomes,
             call=self._call,
@@ -279,7 +278,7 @@ class Executor:
         unique = self.backend if job.message.unique_key is not None else None
         if unique is not None and (why := begin(unique, job.message)):
             return self._admission.revoked(job, why)
-        if not self._is_eager and (self.runtime.keeps_events or self._outcomes.tracks(task)):
+        if not self._is_eager:
             tell_started(self.runtime, self._outcomes, job, task, started)
         context = Context(
             request=lifecycle.request_of(

@@ -10,7 +10,6 @@ from cloudq.driver import Item
 from cloudq.errors import (
     BackendError,
     BrokerError,
-    CloudQError,
     ConfigurationError,
     EncodeError,
     PublishError,
@@ -46,7 +45,7 @@ def send_outgoing(batch: Batch, broker: Broker) -> None:
     if not messages:
         return
     refused: set[int] = set()
-    error: CloudQError | None = None
+    error: BrokerError | None = None
     try:
         broker.send(messages)
     except PublishError as partly:

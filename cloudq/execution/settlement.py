@@ -11,7 +11,7 @@ from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
 from cloudq.driver.immutable import immutable
-from cloudq.errors import CloudQError, InvalidArguments
+from cloudq.errors import InvalidArguments, ServiceError
 from cloudq.messages.fields import MOST
 from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.results.record import Record, State
@@ -118,9 +118,9 @@ class Batch:
 
     ready: list[Settled]
     failed: list[Settled] = field(default_factory=list[Settled])
-    error: CloudQError | None = None
+    error: ServiceError | None = None
 
-    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
+    def fail(self, pairs: Sequence[Settled], error: ServiceError | None) -> None:
         """Move outcomes to `failed`: the later phases skip them.
 
         Makes `ready` a new list, so that a phase may call this while it goes through the old one.

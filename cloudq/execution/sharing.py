@@ -11,9 +11,8 @@ from cloudq.errors import BackendError
 from cloudq.execution.bundles import Part
 from cloudq.execution.settlement import Action, Batch, Settled
 from cloudq.execution.side_by_side import side_by_side
-from cloudq.messages.ids import IS_PLACED, SERIES, place_in_series, place_of
+from cloudq.messages.ids import IS_PLACED, SERIES, place_in_series
 from cloudq.results.backend import Backend
-from cloudq.results.bundle_item import is_same
 from cloudq.results.record import Record, State
 from cloudq.results.series import is_small
 
@@ -77,44 +76,46 @@ def add_to_bundle(
     """
     first = settled[0][0]
     assert isinstance(first, Part)
-    placed = [_placed(pair, first.parcel.name) for pair in settled]
-    records = dict(placed)
-    extras = [*(pair[1].extra for pair in settled if pair[1].extra is not None), *events]
+    parcel = first.parcel
+    ended = [s.record for _, s in settled if s.record is not None]
+    records = {_place(record.id, parcel.name): record for record in ended}
+    extras = [pair[1].extra for pair in settled if pair[1].extra is not None]
     try:
-        for failure in (backend.put(extras) if extras else {}).values():
-            raise BackendError(failure.reason, code=failure.code)
+        _put(extras, events, backend)
         fenced = any(pair[1].fenced for pair in settled)
-        parcel = first.parcel
         standing = backend.bundles.add(parcel.name, records, parcel.delivered, fenced=fenced)
     except BackendError as error:
         batch.fail(settled, error)
         return
     if standing is not None:
         parcel.revoked = standing.revoked - standing.records.keys()
-    for pair, (number, record) in zip(settled, placed, strict=True):
-        found = None if standing is None else standing.record(number)
+    for pair in settled:
         if standing is None:
             batch.ready.append(too_late(pair))
-        elif found is None or found is record or is_same(found, record):
-            batch.ready.append(pair)
         else:
-            batch.ready.append(let_stand(pair, found))
+            place = _place(pair[1].task_id, parcel.name)
+            batch.ready.append(let_stand(pair, standing.records.get(place)))
 
 
-def _placed(pair: Settled, bundle: str) -> tuple[int, Record]:
-    """Return the end of a call with its place in this bundle."""
-    part, record = pair[0], pair[1].record
-    assert record is not None
-    if isinstance(part, Part) and part.name == record.id and record.id.startswith(bundle):
-        return int(record.id[len(bundle) :], 16), record  # an id that was made of its place
-    place = place_of(record.id)
-    assert place is not None
-    return place.number, record
+def _put(items: Sequence[Item], events: Sequence[Item], backend: Backend) -> None:
+    """Store items, and events, for which nothing waits. Raises `BackendError`."""
+    failures = backend.put([*items, *events]) if items or events else {}
+    for at, failure in failures.items():
+        if at < len(items):
+            raise BackendError(failure.reason, code=failure.code)
+        log.warning("an event is not recorded: %s", failure.reason)
 
 
-def let_stand(pair: Settled, standing: Record) -> Settled:
-    """Let the end that is recorded count, also for the task's chord."""
+def _place(id: str, bundle: str) -> int:
+    """Return the place of a call in its bundle, of which its id was made."""
+    return int(id[len(bundle) :], 16)
+
+
+def let_stand(pair: Settled, standing: Record | None) -> Settled:
+    """Let the end that is recorded count, also for the task's chord; None if it lies apart."""
     delivery, settlement = pair
+    if standing is None or not (settlement.member_result or settlement.failed_steps):
+        return pair
     member_result = settlement.member_result and replace(settlement.member_result, record=standing)
     failed_steps = settlement.failed_steps
     if failed_steps is not None:

@@ -24,10 +24,8 @@ _TYPE = "cloudq.errors.EncodeError"
 _LOCAL = (TypeError, OverflowError, RecursionError, UnicodeEncodeError)
 
 
-def is_one_s_own(error: BaseException) -> bool:
+def is_one_s_own(error: ServiceError) -> bool:
     """Tell whether an error concerns one outcome alone, and comes back whenever it is tried."""
-    if not isinstance(error, ServiceError):
-        return True
     return error.code in NEVER or isinstance(error.__cause__, _LOCAL)
 
 
@@ -107,7 +105,6 @@ def spoiled(pair: Settled, why: BaseException | str) -> Settled:
         reason=text,
         resend=None,
         starts=None,
-        after=0.0,
     )
 
 

@@ -18,9 +18,12 @@ from cloudq.execution.consume import Consumer
 from cloudq.execution.idempotency import completed
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.settlement import (
+    DELIVERED,
     Action,
     FailedSteps,
+    Settlement,
     copy_of,
+    delivered_before,
     happened,
     unrecorded,
 )
@@ -29,6 +32,7 @@ from cloudq.execution.unstarted import already_buried, already_done
 from cloudq.messages.fields import MOST
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, fence
+from cloudq.tasks.checkpoints import Superseded
 from cloudq.tasks.limits.unique import unique_key
 from tests.support.bench import Bench
 
@@ -71,6 +75,11 @@ def test_a_count_ends_where_messages_end_theirs(count: str) -> None:
         copy_of(message(), **{count: MOST + 1})
 
 
+def test_only_a_number_of_deliveries_is_taken_for_one() -> None:
+    for text, number in (("7", 7), (9 * "9", 999_999_999), (10 * "9", 0), ("-1", 0), ("x", 0)):
+        assert delivered_before(message(headers={DELIVERED: text})) == number
+
+
 def test_what_ends_without_a_record_ends_its_claim_and_needs_no_payload() -> None:
     given = message(unique_key="u", args=[CLAIM])
     acked = unrecorded(given, Action.ACK)
@@ -102,9 +111,15 @@ def test_a_job_whose_settlement_cannot_be_made_ends_under_its_fence(outcomes: Ou
     given = message(unique_key="u", shadow="shown")
     failed = outcomes.spoiled(job(given, fenced=True), ValueError("no"))
     assert failed.fenced
+    assert failed.record is not None
+    assert failed.record.dead_lettered
     assert failed.unique_claim == unique_key(given)
     assert (failed.task, failed.task_name) == ("shown", "t")
     assert not outcomes.spoiled(job(message()), ValueError("no")).fenced
+    before = message(chain=[{"task": "t", "id": "y"}])
+    steps = outcomes.spoiled(job(before), ValueError("no")).failed_steps
+    assert steps is not None
+    assert [*steps.calls] == [("y", "t")]
 
 
 def test_what_cannot_be_run_is_recorded_in_the_queue_that_brought_it(outcomes: Outcomes) -> None:
@@ -120,6 +135,7 @@ def test_a_call_that_goes_on_is_a_message_of_the_same_id(outcomes: Outcomes) -> 
     assert settled.resend is not None
     assert (settled.action, settled.resend.id) == (Action.ACK, "x")
     assert (settled.resend.continued, settled.resend.waits) == (1, 0)
+    assert (settled.task, settled.reason) == ("t", "goes on from its checkpoint")
 
 
 def test_a_retry_goes_by_the_name_that_it_shows(outcomes: Outcomes) -> None:
@@ -132,6 +148,7 @@ def test_what_leaves_no_record_happened_for_its_reason() -> None:
     settled = unrecorded(message(), Action.RELEASE, reason="not yet")
     record = happened(job(message()).delivery, settled, 5.0)
     assert (record.error, record.finished_at, record.state) == ("not yet", 5.0, State.PENDING)
+    assert (record.task, record.queue) == ("t", "default")
     assert happened(job(message()).delivery, unrecorded(message(), Action.ACK), 5.0).error is None
 
 
@@ -197,19 +214,50 @@ def test_a_message_whose_call_has_ended_tells_what_its_end_may_lack(app: Bench) 
 def test_a_call_whose_copy_cannot_be_sent_ends_as_all_of_it_must_know(app: Bench) -> None:
     slot = Slot(join="j", index=0)
     given = message(
-        slot=slot.to_wire(), unique_key="u", parent="p", gather="g", retries=2, continued=1
+        slot=slot.to_wire(),
+        unique_key="u",
+        parent="p",
+        gather="g",
+        call="c",
+        retries=2,
+        replaced=1,
+        continued=1,
+        link=[],
+        chain=[{"task": "t", "id": "y"}],
     )
     settled = unrecorded(given, Action.ACK, resend=given)
     _, failed = spoiled((job(given).delivery, settled), "too long")
     record = failed.record
     assert record is not None
     assert (record.task, record.parent, record.join, record.retries) == ("t", "p", "g", 2)
-    assert (record.queue, record.fence, record.dead_lettered) == ("default", fence(3, 1), True)
+    assert record.call == "c"
+    assert failed.failed_steps is not None
+    assert [id for id, _ in failed.failed_steps.calls] == ["y"]
+    assert (record.queue, record.fence, record.dead_lettered) == ("default", fence(4, 1), True)
     assert record.error == "its outcome could not be carried out: too long"
     assert failed.member_result is not None
     assert (failed.member_result.slot.join, failed.member_result.record) == ("j", record)
     assert failed.unique_claim == unique_key(given)
     assert (failed.action, failed.resend, failed.starts) == (Action.DEAD_LETTER, None, None)
+
+
+def test_what_has_no_call_goes_by_its_message_where_it_cannot_be_carried_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spoiled((job(message()).delivery, Settlement(action=Action.ACK)), "no")
+    assert "task m: its outcome could not be carried out: no" in caplog.text
+    spoiled((job(message()).delivery, unrecorded(message(), Action.ACK)), "no")
+    assert "task x: its outcome" in caplog.text
+
+
+def test_who_saves_its_state_too_late_leaves_its_message_to_another(app: Bench) -> None:
+    def late() -> None:
+        raise Superseded("another delivery has it")
+
+    app.task(name="t")(late).delay()
+    left = app.step()
+    assert (left.action, left.record) == (Action.NOTHING, None)
+    assert left.reason == "another delivery has it"
 
 
 def test_the_failure_of_an_outcome_is_what_its_chord_hears_and_drops_its_claim() -> None:
