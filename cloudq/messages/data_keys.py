@@ -45,21 +45,16 @@ class DataKeys:
         self.name = name
         self._secret = secret
         self._monotonic = monotonic
-        self._service: KeyService | None = None
-        self._making: dict[str, tuple[DataKey, Cipher, float]] = {}  # by app
         self._left: dict[str, int] = {}
         self._opened: OrderedDict[tuple[str, bytes], tuple[Cipher | str, float]] = OrderedDict()
         self._renew()
-        renew_after_fork(self, DataKeys._in_child)
+        renew_after_fork(self, DataKeys._renew)
 
     def _renew(self) -> None:
+        """Begin without connections and data keys: those of a parent stay with it."""
         self._lock = RLock()
-
-    def _in_child(self) -> None:
-        """Forget the parent's connections and its lock, and make data keys of one's own."""
-        self._renew()
-        self._service = None
-        self._making = {}
+        self._service: KeyService | None = None
+        self._making: dict[str, tuple[DataKey, Cipher, float]] = {}  # by app
 
     @property
     def is_of_service(self) -> bool:

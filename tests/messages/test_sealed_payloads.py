@@ -129,6 +129,22 @@ def test_what_is_not_sealed_is_refused(encryption: Encryption, text: bytes) -> N
         plain(encryption, text)
 
 
+def test_a_header_has_a_longest_length(encryption: Encryption) -> None:
+    header, _, rest = sealed(encryption, b"x").partition(b"\n")
+    longest = header.ljust(16_384)
+    assert b"".join(opened(encryption, KEY, [longest, b"\n" + rest])) == b"x"
+    with pytest.raises(DecodeError, match="cut short, or not sealed"):
+        b"".join(opened(encryption, KEY, [longest + b" ", b"\n" + rest]))
+
+
+def test_it_is_sought_from_its_start_only(encryption: Encryption) -> None:
+    made = Sealing(encryption, "shop", KEY, io.BytesIO(b"x"), 1)
+    made.read(5)
+    with pytest.raises(io.UnsupportedOperation):
+        made.seek(3, io.SEEK_CUR)
+    assert made.tell() == 5
+
+
 def test_it_can_be_read_again_from_any_place(encryption: Encryption) -> None:
     data = secrets.token_bytes(2 * PART)
     made = Sealing(encryption, "shop", KEY, io.BytesIO(data), len(data))

@@ -301,3 +301,20 @@ def test_what_is_recorded_and_acked_at_once_is_encrypted(shop: Shop, tmp_path: P
         consumer.finish(ended)
     assert seen(app, tmp_path) == []
     assert [each.get(timeout=1) for each in results] == [f"{MARK} {n}" for n in range(3)]
+
+
+def test_the_keys_of_what_is_stored_are_told(shop: Shop) -> None:
+    app = shop()
+    made = work(app)
+    drain(app)
+    assert app.backend is not None
+    driver, ours = app.backend.driver, app.backend.sealing
+    stranger = shop(keys={"k2": K2}).backend.sealing
+    assert ours is not None
+    places = [key(made["fail"].id)]
+    found = driver.get(places, consistent=True)
+    item = found[places[0]]
+    sealed = {name for name, value in item.fields.items() if str(value).startswith("sealed:4:")}
+    assert {"error", "traceback"} <= sealed
+    assert list(ours.used(item)) == [("k1", None)] * len(sealed)
+    assert list(stranger.used(item)) == [("k1", UNKNOWN)] * len(sealed)
