@@ -283,6 +283,11 @@ TARGETS = (
                 "messages/test_encryption.py::test_an_unknown_key"
             ),
         },
+        quick=False,
+        excused={
+            "messages.data_keys.DataKeys.close: swap self._making.clear() and "
+            "self._opened.clear()": "the two know nothing of each other",
+        },
         tests="messages/test_encryption.py messages/test_sealed_payloads.py"
         " messages/test_codec.py messages/test_formats.py messages/test_data_keys.py"
         " execution/test_encrypted.py results/test_sealed_store.py",

@@ -83,8 +83,11 @@ class DataKeys:
         """Return the cipher of a wrapped data key. Raises `DecodeError`, `KeyServiceError`."""
         place = app, wrapped
         with self._lock:
-            found, since = self._opened.get(place, (None, 0.0))
-            if found is None or self._monotonic() - since >= LIFETIME:
+            known = self._opened.get(place)
+            if known is not None and self._monotonic() - known[1] < LIFETIME:
+                found = known[0]
+                self._opened.move_to_end(place)
+            else:
                 try:
                     plain = self._asked(
                         lambda service: service.open_data_key(wrapped, app), "open a data key"
@@ -93,8 +96,6 @@ class DataKeys:
                 except KeyRefused as error:  # kept, too: strangers must not make us ask for ever
                     found = f"bad seal: key {self.name!r} has not made its data key: {error}"
                 self._keep(place, found)
-            else:
-                self._opened.move_to_end(place)
         if isinstance(found, str):
             raise DecodeError(found)
         return found

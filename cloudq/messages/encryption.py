@@ -19,7 +19,7 @@ import orjson
 from cloudq.driver.keys import Cipher
 from cloudq.errors import DecodeError
 from cloudq.messages.data_keys import DataKeys
-from cloudq.messages.json_text import is_object, json_text
+from cloudq.messages.json_text import json_text
 from cloudq.messages.optional import invalid_tag
 from cloudq.messages.sealed_text import SEALED, marker, unknown_key
 from cloudq.messages.signing import KEY_ID
@@ -167,11 +167,9 @@ def header_of(rest: bytes) -> dict[str, Any]:
     if len(header) > _LONGEST_HEADER:
         raise DecodeError("oversized: the header of an encrypted body")
     try:
-        fields: object = orjson.loads(b"{%b}" % header)
+        fields: dict[str, Any] = orjson.loads(b"{%b}" % header)
     except ValueError as error:
         raise DecodeError(f"undecodable: {error}") from error
-    if not is_object(fields):
-        raise DecodeError("undecodable: an encrypted body without a header")
     for name in (*_TEXTS, *(each for each in _MAYBE if each in fields)):
         if not isinstance(fields.get(name), str):
             raise DecodeError(f"undecodable: the header of an encrypted body: {name}: not a text")

@@ -123,7 +123,13 @@ def test_an_unknown_key_and_none_are_named(encryption: Encryption) -> None:
         b"".join(opened(None, KEY, [text]))
 
 
-@pytest.mark.parametrize("text", [b"", b"x", b"\n", b"{}\n", b"[4]\n", b'{"v":5}\n', b"x" * 20_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[b"", b"x", b"\n", b"{}\n", b"[4]\n", b'{"v":5}\n', b"x" * 20_000],
+        *[b'{"v":4}\n', b'{"v":4,"app":"shop"}\n', b'{"v":4,"app":"shop","with":"k1"}\n'],
+    ],
+)
 def test_what_is_not_sealed_is_refused(encryption: Encryption, text: bytes) -> None:
     with pytest.raises(DecodeError, match="bad seal"):
         plain(encryption, text)
