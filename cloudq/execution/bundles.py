@@ -97,7 +97,7 @@ class Parcel:
         self._parts: dict[int, Part] = {}
         self._unknown = set(range(len(self.calls)))
         self._held: list[Any] = []
-        self._held_since = 0.0
+        self._held_since: float  # monotonic, of the first that is held
         self._left = self._unknown.copy()
         self._back: dict[int, Settlement] = {}
         self._rest: Sequence[TaskMessage] | None = None

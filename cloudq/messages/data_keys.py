@@ -45,21 +45,16 @@ class DataKeys:
         self.name = name
         self._secret = secret
         self._monotonic = monotonic
-        self._service: KeyService | None = None
-        self._making: dict[str, tuple[DataKey, Cipher, float]] = {}  # by app
         self._left: dict[str, int] = {}
         self._opened: OrderedDict[tuple[str, bytes], tuple[Cipher | str, float]] = OrderedDict()
         self._renew()
-        renew_after_fork(self, DataKeys._in_child)
+        renew_after_fork(self, DataKeys._renew)
 
     def _renew(self) -> None:
+        """Begin without connections and data keys: those of a parent stay with it."""
         self._lock = RLock()
-
-    def _in_child(self) -> None:
-        """Forget the parent's connections and its lock, and make data keys of one's own."""
-        self._renew()
-        self._service = None
-        self._making = {}
+        self._service: KeyService | None = None
+        self._making: dict[str, tuple[DataKey, Cipher, float]] = {}  # by app
 
     @property
     def is_of_service(self) -> bool:
@@ -88,8 +83,11 @@ class DataKeys:
         """Return the cipher of a wrapped data key. Raises `DecodeError`, `KeyServiceError`."""
         place = app, wrapped
         with self._lock:
-            found, since = self._opened.get(place, (None, 0.0))
-            if found is None or self._monotonic() - since >= LIFETIME:
+            known = self._opened.get(place)
+            if known is not None and self._monotonic() - known[1] < LIFETIME:
+                found = known[0]
+                self._opened.move_to_end(place)
+            else:
                 try:
                     plain = self._asked(
                         lambda service: service.open_data_key(wrapped, app), "open a data key"
@@ -98,8 +96,6 @@ class DataKeys:
                 except KeyRefused as error:  # kept, too: strangers must not make us ask for ever
                     found = f"bad seal: key {self.name!r} has not made its data key: {error}"
                 self._keep(place, found)
-            else:
-                self._opened.move_to_end(place)
         if isinstance(found, str):
             raise DecodeError(found)
         return found

@@ -19,7 +19,8 @@ import orjson
 from cloudq.driver.keys import Cipher
 from cloudq.errors import DecodeError
 from cloudq.messages.data_keys import DataKeys
-from cloudq.messages.json_text import is_object, json_text
+from cloudq.messages.json_text import json_text
+from cloudq.messages.optional import invalid_tag
 from cloudq.messages.sealed_text import SEALED, marker, unknown_key
 from cloudq.messages.signing import KEY_ID
 
@@ -82,8 +83,7 @@ class Encryption:
         sealed = _whole(text)
         try:
             return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _bound(header))
-        except Exception as error:
-            _check_tag(error)
+        except invalid_tag():
             raise DecodeError(
                 f"bad seal: changed, or not what key {keys.name!r} has encrypted for app "
                 f"{fields['app']!r}, queue {fields['queue']!r} and id {fields['id']!r}"
@@ -130,8 +130,7 @@ class Encryption:
             raise DecodeError("bad seal: cut short")
         try:
             return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _place(app, place))
-        except Exception as error:
-            _check_tag(error)
+        except invalid_tag():
             raise DecodeError(
                 f"bad seal: changed, or not what key {keys.name!r} has encrypted for this place"
             ) from None
@@ -168,11 +167,9 @@ def header_of(rest: bytes) -> dict[str, Any]:
     if len(header) > _LONGEST_HEADER:
         raise DecodeError("oversized: the header of an encrypted body")
     try:
-        fields: object = orjson.loads(b"{%b}" % header)
+        fields: dict[str, Any] = orjson.loads(b"{%b}" % header)
     except ValueError as error:
         raise DecodeError(f"undecodable: {error}") from error
-    if not is_object(fields):
-        raise DecodeError("undecodable: an encrypted body without a header")
     for name in (*_TEXTS, *(each for each in _MAYBE if each in fields)):
         if not isinstance(fields.get(name), str):
             raise DecodeError(f"undecodable: the header of an encrypted body: {name}: not a text")
@@ -228,11 +225,3 @@ def _bytes(text: str) -> bytes:
     if _text(data) != text:
         raise DecodeError("bad seal: not base64 as it is written")
     return data
-
-
-def _check_tag(error: Exception) -> None:
-    """Raise an error again that is not the wrong tag of what was to be opened."""
-    from cryptography.exceptions import InvalidTag
-
-    if not isinstance(error, InvalidTag):
-        raise error

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from cloudq.errors import DecodeError, EncodeError
+from cloudq.errors import DecodeError
 from cloudq.messages.formats import installed_formats
 from cloudq.messages.json_text import json_text
 from cloudq.messages.serializers import PICKLE
@@ -50,10 +50,7 @@ def data_of(fields: Mapping[str, Any], serializer: str) -> bytes:
     body = fields.get("body")
     if "zip" not in fields and serializer in ("json", PICKLE):
         check_depth(body, _DEEPEST, what="undecodable: the values")
-        try:
-            return json_text(plain_numbers(body))
-        except EncodeError as error:
-            raise DecodeError(f"undecodable: {error}") from error
+        return json_text(plain_numbers(body))
     if not isinstance(body, str):
         raise DecodeError("undecodable: the sealed envelope has no text for its body")
     if "zip" not in fields and serializer == "yaml":

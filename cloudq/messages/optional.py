@@ -16,3 +16,9 @@ def library(module: str, *, extra: str) -> Any:
         raise ConfigurationError(
             f"{extra} needs a library that is not installed: {install_hint(extra)}"
         ) from error
+
+
+def invalid_tag() -> type[Exception]:
+    """Return the error of a cipher for what was changed, or not encrypted under its key."""
+    tag: type[Exception] = library("cryptography.exceptions", extra="crypto").InvalidTag
+    return tag

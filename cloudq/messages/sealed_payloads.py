@@ -18,6 +18,7 @@ import orjson
 
 from cloudq.errors import DecodeError
 from cloudq.messages.json_text import is_object, json_text
+from cloudq.messages.optional import invalid_tag
 
 if TYPE_CHECKING:
     from cloudq.messages.encryption import Encryption
@@ -143,9 +144,7 @@ def _opened(cipher: Any, sealed: bytes, app: str, key: str, index: int, *, last:
     try:
         bound = _bound(app, key, index, last=last)
         return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], bound)
-    except Exception as error:
-        if type(error).__name__ != "InvalidTag":
-            raise
+    except invalid_tag():
         raise DecodeError(f"bad seal of {key}: changed, or cut short") from None
 
 

@@ -73,14 +73,15 @@ class Leases:
         """
         if not deliveries:
             return []
-        length = self._broker.lease(deliveries[0].queue, self._lease)
+        queue = deliveries[0].queue
+        length = self._broker.lease(queue, self._lease)
         ends = self.ends(min(delivery.lease for delivery in deliveries))
         flights = self._flights.add(deliveries, ends)
         short = [flight for flight in flights if _is_short(flight.delivery.lease, length)]
         for flight in short:
             flight.short = True
         try:
-            self._extend(short, {deliveries[0].queue: length})
+            self._extend(short, {queue: length})
         except BaseException as error:
             pass_ends(error)
             log.exception("could not extend %d short leases; trying again", len(short))

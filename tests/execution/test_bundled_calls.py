@@ -222,6 +222,7 @@ def test_a_dead_letter_of_one_is_retried_alone(app: CloudQ) -> None:
     assert [r.state for r in results] == [State.SUCCESS, State.REJECTED, State.SUCCESS]
     [dead] = app.broker.admin.peek_dead("default", count=10)
     assert results[1].id.encode() in dead.body
+    assert dead.id == results[1].id
     poison.clear()
     app.broker.admin.redrive("default", [dead])
     drain(app)

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq.errors import DecodeError
-from cloudq.messages.body import encode
+from cloudq.messages.body import decode, encode
 from cloudq.messages.bundle import Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.ids import BundleIds, bundled_id, is_bundle, new_bundle, place_of
 from cloudq.messages.message import DEFAULTS, TaskMessage, new_id
+from cloudq.messages.values import from_wire, to_wire
 
 LIMIT = 1 << 20
 GOLDEN = Path(__file__).parent / "golden" / "v3-bundle.json"
@@ -73,8 +74,6 @@ def test_calls_may_differ_in_everything() -> None:
 
 @given(st.lists(st.tuples(st.lists(JSON, max_size=3), st.booleans()), min_size=1, max_size=5))
 def test_any_arguments_come_back(rows: list[tuple[list[Any], bool]]) -> None:
-    from cloudq.messages.values import from_wire, to_wire
-
     bundle = new_bundle()
     messages = [
         TaskMessage(
@@ -88,6 +87,25 @@ def test_any_arguments_come_back(rows: list[tuple[list[Any], bool]]) -> None:
     found = read(write_bundle(messages))
     for at, (args, _) in enumerate(rows):
         assert repr(from_wire(call_of(found, at).args)) == repr(from_wire([*map(to_wire, args)]))
+
+
+def test_one_may_be_as_long_as_the_limit() -> None:
+    messages = calls(2)
+    body = write_bundle(messages)
+    assert list(read_bundle(body, limit=len(body)).calls) == messages
+    with pytest.raises(DecodeError, match="oversized"):
+        read_bundle(body, limit=len(body) - 1)
+
+
+def test_numbers_that_json_s_writers_would_change_are_read_as_they_are() -> None:
+    large = 123456789012345678901234567890
+    args = f"[{large},1]"
+    shared = '"all":{"task":"t","queue":"q"}'
+    body = f'{{"v":3,"id":"{new_bundle()}",{shared},"calls":[{{"n":0,"args":{args}}}'
+    found = read(f'{body},{{"n":1,"args":{args}}},{{"n":2,"args":{args},"shadow":"s"}}]}}'.encode())
+    for at in range(3):
+        again = decode(encode(call_of(found, at)), limit=LIMIT)
+        assert from_wire(again.args) == [large, 1]
 
 
 def test_the_golden_bundle_is_read() -> None:

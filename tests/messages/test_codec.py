@@ -198,6 +198,7 @@ def test_a_body_may_not_open_by_other_algorithms() -> None:
         (sealed(), "unknown version 2"),
         (sealed(body={"v": 4, "id": "a", "task": "t"}), "unknown version 4"),
         (b'{"v":2,', "undecodable"),
+        (b'{"v":2,"body":["\\ud800",123456789012345678901]}', "undecodable"),
         (b'{"v":2,"body":' + b"[" * 500 + b"]" * 500 + b"}", "undecodable"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from cloudq import DecodeError
 from cloudq.driver import Code, forks
 from cloudq.driver.keys import DataKey, KeyRefused
+from cloudq.errors import KeyServiceError
 from cloudq.messages import data_keys
 from cloudq.messages.data_keys import LIFETIME, DataKeys
 from cloudq.messages.encryption import Encryption, header_of
@@ -25,7 +26,8 @@ class Service:
     """A key service in this process, which wraps a data key as itself and counts what is asked."""
 
     def __init__(self) -> None:
-        self.made = self.opened = self.closed = 0
+        self.made = self.opened = self.checked = self.closed = 0
+        self.is_down = False
 
     def new_data_key(self, app: str) -> DataKey:
         self.made += 1
@@ -39,10 +41,13 @@ class Service:
             raise KeyRefused("another app's")
         return plain
 
-    def check(self) -> None: ...
+    def check(self) -> None:
+        self.checked += 1
+        if self.is_down:
+            raise OSError("no route")
 
     def error_code(self, error: Exception) -> Code:
-        return Code.UNKNOWN
+        return Code.UNREACHABLE
 
     def close(self) -> None:
         self.closed += 1
@@ -133,6 +138,15 @@ def test_a_refusal_is_remembered(keys: DataKeys, service: Service) -> None:
     assert service.opened == 1
 
 
+def test_a_key_that_cannot_be_used_is_named_and_why(keys: DataKeys, service: Service) -> None:
+    keys.check()
+    assert service.checked == 1
+    service.is_down = True
+    with pytest.raises(KeyServiceError, match="use the key with 'k', count://one.*no route") as it:
+        keys.check()
+    assert it.value.code is Code.UNREACHABLE
+
+
 def test_so_many_are_kept_and_the_longest_unused_goes(
     keys: DataKeys, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +157,19 @@ def test_so_many_are_kept_and_the_longest_unused_goes(
     assert service.opened == 4
     keys.opened(others[0], "a")
     assert service.opened == 5
+
+
+def test_a_closed_one_has_forgotten_all_and_begins_anew(keys: DataKeys, service: Service) -> None:
+    wrapped = b"a:" + bytes(32)
+    keys.opened(wrapped, "a")
+    first = keys.current("a")[0]
+    keys.close()
+    keys.close()
+    assert service.closed == 1
+    keys.opened(wrapped, "a")
+    assert keys.current("a")[0] != first
+    assert (service.made, service.opened) == (2, 2)
+    service.closed = 0  # of what it has opened again
 
 
 def test_a_child_has_its_own() -> None:
@@ -201,6 +228,25 @@ def test_a_fork_leaves_connections_locks_and_data_keys_to_the_parent(
 def test_nothing_at_all_can_be_sealed() -> None:
     encryption = Encryption({"k": OWN})
     assert encryption.open_bytes(encryption.seal_bytes("a", "place", b""), "place") == b""
+    body = encryption.sealed("a", {"app": "a", "queue": "q", "id": "x"}, b"")
+    assert encryption.opened(body, header_of(body)) == b""
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 27])
+def test_what_is_too_short_to_be_sealed_is_cut(length: int) -> None:
+    encryption = Encryption({"k": OWN})
+    start, _, _ = encryption.seal_bytes("a", "place", b"x").rpartition(":")
+    cut = base64.urlsafe_b64encode(bytes(length)).rstrip(b"=").decode()
+    with pytest.raises(DecodeError, match="bad seal: cut short$"):
+        encryption.open_bytes(f"{start}:{cut}", "place")
+
+
+def test_the_connections_of_all_keys_are_closed(service: Service) -> None:
+    encryption = Encryption({"own": OWN, "k": "count://one"}, seals="k")
+    encryption.seal_bytes("a", "place", b"x")
+    assert service.closed == 0
+    encryption.close()
+    assert service.closed == 1
 
 
 def test_a_header_has_a_longest_length() -> None:

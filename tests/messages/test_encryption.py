@@ -280,6 +280,8 @@ def test_an_older_release_says_what_to_do() -> None:
     with pytest.raises(DecodeError, match=r"unknown version 4.*upgrade the worker"):
         decode(ONE.encode(PLAIN), limit=LIMIT)
     assert form_of(ONE.encode(PLAIN)) == "encrypted"
+    assert form_of(b'{"v":2,"body":1}') == "signed, compressed or in a notation of its own"
+    assert form_of(b'{"v":1}') is None
 
 
 def test_what_another_format_cannot_encrypt_is_not_sent() -> None:

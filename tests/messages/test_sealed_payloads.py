@@ -123,7 +123,13 @@ def test_an_unknown_key_and_none_are_named(encryption: Encryption) -> None:
         b"".join(opened(None, KEY, [text]))
 
 
-@pytest.mark.parametrize("text", [b"", b"x", b"\n", b"{}\n", b"[4]\n", b'{"v":5}\n', b"x" * 20_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[b"", b"x", b"\n", b"{}\n", b"[4]\n", b'{"v":5}\n', b"x" * 20_000],
+        *[b'{"v":4}\n', b'{"v":4,"app":"shop"}\n', b'{"v":4,"app":"shop","with":"k1"}\n'],
+    ],
+)
 def test_what_is_not_sealed_is_refused(encryption: Encryption, text: bytes) -> None:
     with pytest.raises(DecodeError, match="bad seal"):
         plain(encryption, text)
@@ -143,6 +149,16 @@ def test_it_is_sought_from_its_start_alone(encryption: Encryption) -> None:
     for whence in (io.SEEK_CUR, io.SEEK_END):
         with pytest.raises(io.UnsupportedOperation, match="from its start only"):
             made.seek(0, whence)
+
+
+def test_a_header_of_the_longest_length_is_read(encryption: Encryption) -> None:
+    header, _, rest = sealed(encryption, b"x").partition(b"\n")
+    longest = header.ljust(16_384)
+    assert b"".join(opened(encryption, KEY, [longest, b"\n" + rest])) == b"x"
+    with pytest.raises(DecodeError, match="cut short, or not sealed"):
+        b"".join(opened(encryption, KEY, [longest + b" ", b"\n" + rest]))
+
+
 
 
 def test_it_can_be_read_again_from_any_place(encryption: Encryption) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq import State
-from cloudq.driver import Item, Value
-from cloudq.messages.ids import bundled_id, new_bundle
+from cloudq.driver import Change, Code, ConditionFailed, Item, Key, Value
+from cloudq.errors import BackendError
+from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.messages.message import new_id
-from cloudq.results.bundle_item import Delivered, bundle_key, is_same, part_of, read_item
+from cloudq.results import shared_items
+from cloudq.results.bundle_item import (
+    Delivered,
+    bundle_key,
+    is_same,
+    marked,
+    part_of,
+    read_item,
+)
 from cloudq.results.record import Record
+from cloudq.results.shared_items import Seen
 from tests.support.bench import Bench
 
 
@@ -155,6 +166,77 @@ def test_an_answer_that_was_lost_is_no_other_s_end(app: Bench, bundle: str) -> N
     standing = app.results.bundles.add(bundle, records, nth(1))
     assert standing is not None
     assert all(is_same(standing.records[number], record) for number, record in records.items())
+
+
+def test_the_ends_of_whole_bundles_are_read_with_those_that_lie_apart(
+    app: Bench, bundle: str
+) -> None:
+    large = ended(bundle, 1, "x" * (app.store.limits.item // 3))
+    records = {**ends(bundle, 0), 1: large}
+    app.results.bundles.add(bundle, records, nth(1))
+    ids = {record.id: record for record in records.values()}
+    assert app.results.bundles.of_bundles([bundle], [*ids], consistent=True) == ids
+    reads = app.store.calls["get"]
+    assert app.results.records([records[0].id]) == {records[0].id: records[0]}
+    assert app.store.calls["get"] == reads  # it was read a moment ago
+
+
+def test_of_two_ends_in_an_item_that_of_the_earlier_part_counts(bundle: str) -> None:
+    parts = {f"p{n}": part_of({1: ended(bundle, 1, n)}) for n in (10, 9, 11)}
+    item = Item(key=bundle_key(bundle), fields={"parts": 12, **parts})
+    assert read_item(bundle, item).records == {1: ended(bundle, 1, 9)}
+
+
+def test_marks_of_another_program_are_passed_over() -> None:
+    assert marked(frozenset({"1", "65535", "x", "-2", "1234567", ""})) == {1, 65535}
+    assert marked("1") == set()
+
+
+@pytest.mark.parametrize("what", ["add", "claim", "revoke", "forget"])
+def test_an_item_that_changes_too_often_is_given_up(app: Bench, bundle: str, what: str) -> None:
+    bundles = app.results.bundles
+    bundles.add(bundle, ends(bundle, 0), nth(1))
+
+    def changed(key: Key, change: Change) -> Item:
+        raise ConditionFailed(None)
+
+    app.store.update = changed  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match=f"bundle {bundle} changes too often") as caught:
+        if what == "add":
+            bundles.add(bundle, ends(bundle, 1), nth(1))
+        elif what == "claim":
+            bundles.claim(bundle, nth(2))
+        elif what == "revoke":
+            bundles.revoke(bundles.read([bundle])[bundle], 1, keep=60.0)
+        else:
+            bundles.forget(bundle, 0)
+    assert caught.value.code is Code.THROTTLED
+
+
+def test_so_many_items_are_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(shared_items, "time", SimpleNamespace(monotonic=lambda: now))
+    bundles = [new_bundle() for _ in range(3)]
+    ids = {bundled_id(bundle, 0): Place(bundle, 0) for bundle in bundles}
+    seen = Seen(2)
+    for bundle in bundles:
+        seen.keep(bundle, ends(bundle, 0))
+        seen.keep(new_bundle(), {})
+    assert [*seen.ended(ids)] == [*ids][1:]
+    assert seen.ended({"x": Place(bundles[2], 1)}) == {}
+    running = Record(id="x", state=State.STARTED)
+    seen.keep(bundles[2], {**ends(bundles[2], 0), 1: running})
+    assert seen.ended({"x": Place(bundles[2], 1)}) == {}
+    now += 4.9
+    assert [*seen.ended(ids)] == [*ids][1:]
+    seen.forget(bundles[1])
+    assert [*seen.ended(ids)] == [*ids][2:]
+    now += 0.1
+    assert seen.ended(ids) == {}
+    seen.keep(bundles[0], ends(bundles[0], 0))
+    assert [*seen.ended(ids)] == [*ids][:1]
+    seen.forget()
+    assert seen.ended(ids) == {}
 
 
 VALUES: st.SearchStrategy[Value] = st.one_of(

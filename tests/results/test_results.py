@@ -27,7 +27,7 @@ from cloudq import (
     wait_for,
 )
 from cloudq.driver import Change, ConditionFailed, Item, Key, StoreLimits
-from cloudq.results.record import Record, failure, fence, from_item, to_item
+from cloudq.results.record import Record, failure, fence, from_item, key, to_item
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
 from tests.support.bench import Bench
@@ -432,6 +432,33 @@ def test_a_store_that_does_not_say_what_stands_there_has_not_taken_the_record(ap
     standing = app.results.advance(Record(id="x", state=State.SUCCESS))
     assert standing is not None
     assert not standing.terminal
+
+
+def test_a_still_later_call_that_comes_in_between_is_not_replaced(app: Bench) -> None:
+    first, second, third = (
+        Record(id="x", state=State.SUCCESS, value=str(n), call=f"{n:022x}") for n in range(1, 4)
+    )
+    app.results.store([first])
+    update, asked = app.store.update, []
+
+    def raced(key: Key, change: Change) -> Item:
+        asked.append(key)
+        if len(asked) == 2:  # the first was refused
+            app.results.store([third])
+        return update(key, change)
+
+    app.store.update = raced  # type: ignore[method-assign]
+    assert app.results.advance(second) == third
+    assert app.results.record("x") == third
+
+
+def test_what_keeps_earlier_deliveries_out_of_a_bundle_names_its_task(app: Bench) -> None:
+    task = app.task(name="t")(lambda: None)
+    result = app.publish([task.prepare() for _ in range(2)], bundle=2)[0]
+    end = Record(id=result.id, state=State.SUCCESS, task="t", value="1", fence=fence(1, 1))
+    assert app.results.advance(end) is None
+    item = app.store.get([key(end.id)], consistent=True)[key(end.id)]
+    assert from_item(item) == Record(id=end.id, state=State.STARTED, task="t", fence=end.fence)
 
 
 class Refused(Exception):

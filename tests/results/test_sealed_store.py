@@ -320,3 +320,20 @@ def test_the_keys_in_use_are_those_of_what_is_sealed_and_what_does_not_open_is_t
     [(used, problem)] = app.backend.sealing.used(moved)
     assert used == "k1"
     assert "not what key 'k1' has encrypted for this place" in (problem or "")
+
+
+def test_the_keys_of_what_is_stored_are_told(shop: Shop) -> None:
+    app = shop()
+    made = work(app)
+    drain(app)
+    assert app.backend is not None
+    driver, ours = app.backend.driver, app.backend.sealing
+    stranger = shop(keys={"k2": K2}).backend.sealing
+    assert ours is not None
+    places = [key(made["fail"].id)]
+    found = driver.get(places, consistent=True)
+    item = found[places[0]]
+    sealed = {name for name, value in item.fields.items() if str(value).startswith("sealed:4:")}
+    assert {"error", "traceback"} <= sealed
+    assert list(ours.used(item)) == [("k1", None)] * len(sealed)
+    assert list(stranger.used(item)) == [("k1", UNKNOWN)] * len(sealed)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from cloudq.driver import Delivery
+from cloudq.driver import Delivery, Failure
 from cloudq.execution.bundles import Parcel
 from cloudq.messages.bundle import Bundle
 from cloudq.results.call_marks import Marks, is_before, is_older
 from cloudq.results.record import Record, State
 from cloudq.testing.waiting import eventually
+from cloudq.worker import leases as leases_module
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import FIRST, Leases
 from tests.support.bench import Bench
@@ -27,11 +30,11 @@ MARGIN = 2.0
 class Held:
     """Leases on deliveries of an app's queue, and how often they woke who waits for them."""
 
-    def __init__(self, app: Bench) -> None:
+    def __init__(self, app: Bench, lease: float = LEASE) -> None:
         self.app = app
         self.flights = Flights()
         self.woken = threading.Semaphore(0)
-        self.leases = Leases(app.broker, self.flights, LEASE, wake=self.woken.release)
+        self.leases = Leases(app.broker, self.flights, lease, wake=self.woken.release)
 
     def received(self, lease: float = LEASE, count: int = 1) -> list[Delivery]:
         task = self.app.task(name="t")(lambda: None)
@@ -70,6 +73,34 @@ def test_a_lease_is_extended_when_a_third_of_it_has_passed(held: Held) -> None:
     assert not held.woken.acquire(blocking=False)
 
 
+def test_so_much_is_taken_off_the_end_of_a_lease(held: Held) -> None:
+    for lease, margin in ((60.0, 2.0), (10.0, 2.0), (5.0, 1.0)):
+        before = time.monotonic()
+        ends = held.leases.ends(lease)
+        assert before + lease - margin <= ends <= time.monotonic() + lease - margin
+
+
+def test_a_lease_that_is_somewhat_shorter_has_its_own_third(held: Held) -> None:
+    before = time.monotonic()
+    flight = held.hold(FIRST)
+    after = time.monotonic()
+    held.leases.extend(before + FIRST / 3 - 1)
+    assert (held.extensions, flight.extended) == (0, False)
+    held.leases.extend(after + FIRST / 3 + 1)
+    assert (held.extensions, flight.extended) == (1, True)
+    held.leases.extend(after + FIRST / 3 + 1)  # it is as long as any now
+    assert held.extensions == 1
+
+
+def test_a_lease_is_short_at_half_of_the_length_that_it_can_have() -> None:
+    with closing(Bench()) as app:
+        held = Held(app, lease=20.0)
+        held.hold(10.1)
+        assert held.extensions == 0
+        held.hold(10.0)
+        assert held.extensions == 1
+
+
 def test_a_short_lease_is_extended_before_its_call_starts(held: Held) -> None:
     assert not held.hold(FIRST).short
     assert held.extensions == 0
@@ -97,6 +128,56 @@ def test_what_another_thread_has_asked_for_is_asked_for_again_after_its_patience
     assert held.extensions == 0
     held.leases.extend(now + 2.0)
     assert (held.extensions, flight.asked_at) == (1, 0.0)
+
+
+def test_while_a_lease_is_asked_for_no_other_thread_asks(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.hold()
+    now = time.monotonic() + LEASE
+    asked: list[int] = []
+    extend = held.app.memory.extend
+
+    def slow(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        asked.append(len(deliveries))
+        if len(asked) == 1:
+            other = threading.Thread(target=held.leases.extend, args=[now + 1])
+            other.start()
+            other.join()
+        return extend(deliveries, lease=lease)
+
+    monkeypatch.setattr(held.app.memory, "extend", slow)
+    held.leases.extend(now)
+    assert asked == [1]
+
+
+def test_leases_that_wait_to_be_extended_are_told_of_every_five_seconds(
+    held: Held, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.hold()
+    held.app.wire.down = {"extend"}
+    start = time.monotonic()
+    for after in (0.0, 0.0, 4.0, 5.0, 9.0, 10.0):
+        clock = SimpleNamespace(monotonic=lambda after=after: start + after)
+        monkeypatch.setattr(leases_module, "time", clock)
+        held.leases.extend(start + LEASE)
+    told = [each for each in caplog.records if "could not extend 1 lease" in each.getMessage()]
+    assert [each.levelno for each in told] == [logging.WARNING] * 3
+
+
+@pytest.mark.parametrize("settling", [False, True])
+def test_a_lost_lease_is_told_of_unless_its_message_is_being_settled(
+    held: Held, caplog: pytest.LogCaptureFixture, settling: bool
+) -> None:
+    flight = held.hold()
+    flight.settling = settling
+    held.app.memory.release([flight.delivery], after=0.0)
+    held.received()
+    held.leases.extend(time.monotonic() + LEASE)
+    assert flight.lost
+    told = [each.getMessage() for each in caplog.records if each.name == "cloudq.worker"]
+    lost = f"lost the lease of message {flight.delivery.id}: it may run again elsewhere"
+    assert told == ([] if settling else [lost])
 
 
 def test_a_lease_that_may_have_ended_leaves_a_doubt_and_one_that_is_lost_is_asked_for_no_more(
@@ -132,6 +213,21 @@ def test_the_calls_of_a_bundle_whose_lease_is_lost_are_all_lost(held: Held) -> N
     assert all(part.lost for part in parts)
 
 
+def test_with_the_lease_of_a_bundle_of_plain_calls_all_are_lost(held: Held) -> None:
+    task = held.app.task(name="t")(lambda: None)
+    held.app.publish([task.prepare() for _ in range(3)], bundle=3)
+    [whole] = held.app.broker.receive("default", count=1, wait=0.0, lease=LEASE)
+    [plain] = held.app.runner.sort([whole]).plain
+    [flight] = held.leases.hold([whole])
+    tray = held.flights.hold_plain(flight, plain)
+    held.app.memory.release([whole], after=0.0)
+    [again] = held.app.broker.receive("default", count=1, wait=0.0, lease=LEASE)
+    assert again.id == whole.id
+    held.leases.extend(time.monotonic() + LEASE)
+    assert flight.lost
+    assert tray.parcel.lost
+
+
 def test_the_threads_extend_and_end(held: Held) -> None:
     held.leases.start()
     flight = held.hold()
@@ -156,6 +252,8 @@ def test_an_end_is_that_of_an_earlier_call_by_its_mark_or_its_time() -> None:
     assert is_before(ended, second)
     assert not is_before(ended, first)
     assert not is_before(ended, "another producer's mark")
+    assert not is_before(replace(ended, finished_at=0.5), "another producer's mark")
+    assert not is_before(replace(ended, finished_at=6.0), second)
     assert not is_before(replace(ended, state=State.STARTED), second)
     assert not is_before(replace(ended, finished_at=None), second)
     assert is_before(replace(ended, call=first), second)
