@@ -38,6 +38,10 @@ _CODES = {
     errno.ENFILE: Code.THROTTLED,
     errno.EFBIG: Code.TOO_LARGE,
     errno.ENOENT: Code.NOT_FOUND,
+    errno.ENOTDIR: Code.NOT_FOUND,
+    errno.EEXIST: Code.NOT_FOUND,
+    errno.ELOOP: Code.NOT_FOUND,
+    errno.ENAMETOOLONG: Code.NOT_FOUND,
 }
 
 _ADVICE = {
@@ -49,6 +53,10 @@ _ADVICE = {
     errno.EMFILE: "this process has too many files open",
     errno.ENFILE: "this machine has too many files open",
     errno.EFBIG: "the file system takes no file as large as that",
+    errno.ENOTDIR: "a part of its path is no folder: name another",
+    errno.EEXIST: "something else has the folder's name: name another",
+    errno.ELOOP: "a part of its path is a link to nowhere, or to itself",
+    errno.ENAMETOOLONG: "its path is too long for this file system",
     errno.EIO: "its disk cannot be read or written: is it ill?",
 }
 
@@ -116,6 +124,7 @@ class BlobFiles:
         return failed
 
     def list(self, *, after: str | None, limit: int) -> BlobPage:
+        _nearest(self._folder)  # an empty list of what is no folder would hide the mistake
         found: list[Blob] = []
         for key, status in self._found(after or ""):
             if len(found) == limit:
@@ -143,8 +152,7 @@ class BlobFiles:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def check_place(self) -> None:
-        place = self._folder if self._folder.exists() else _nearest(self._folder)
-        if os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        if os.access(_nearest(self._folder), os.R_OK | os.W_OK | os.X_OK):
             return
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._folder))
 
@@ -204,4 +212,8 @@ def _names(folder: Path, after: str, *, itself: bool = False) -> Sequence[str]:
 
 
 def _nearest(folder: Path) -> Path:
-    return next((each for each in folder.parents if each.exists()), folder)
+    """Return the folder, or the nearest one around it that exists. Raises `NotADirectoryError`."""
+    found = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    return found

@@ -21,7 +21,12 @@ from cloudq.text import describe, masked_url
 _OPENING = Whole()
 
 
-def parse(url: str) -> Address:
+# Kinds whose users know them by another word, or whose URLs look different.
+_WORDS = {"blob": "payload store", "key": "key service"}
+_SAMPLES = {"blob": "file:///var/lib/payloads", "key": "awskms://KEY-ID"}
+
+
+def parse(url: str, kind: str = "broker") -> Address:
     """Take a broker's or a backend's URL apart. Raises `ConfigurationError`."""
     try:
         parts = urlsplit(url)
@@ -31,7 +36,8 @@ def parse(url: str) -> Address:
     except ValueError as error:
         raise ConfigurationError(f"{_quoted(url)} is not a URL: {error}") from error
     if not parts.scheme or "://" not in url or " " in parts.netloc:
-        raise ConfigurationError(f"{_quoted(url)} is not a URL such as sqlite:///cloudq.db")
+        sample = _SAMPLES.get(kind, "sqlite:///cloudq.db")
+        raise ConfigurationError(f"{_quoted(url)} is not a URL such as {sample}")
     if "#" in url:  # what follows would be left out, be it of a file's name or of a password
         raise ConfigurationError(f'{_quoted(url)} has a "#": write it as %23')
     return Address(
@@ -65,12 +71,12 @@ def open_scheduler(url: str) -> object:
 
 def open_blobs(url: str) -> Blobs:
     """Open the driver of a blob store's URL. Raises `ConfigurationError`."""
-    return _open("blob", parse(url))
+    return _open("blob", parse(url, "blob"))
 
 
 def open_keys(url: str) -> KeyService:
     """Open the driver of a key in a key service. Raises `ConfigurationError`."""
-    return _open("key", parse(url))
+    return _open("key", parse(url, "key"))
 
 
 def missing_file(url: str) -> Path | None:
@@ -147,5 +153,5 @@ def _find(kind: str, scheme: str) -> EntryPoint:
         found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
         hint = f"{did_you_mean(scheme, found)} installed: {', '.join(found)}".lstrip()
-        raise ConfigurationError(f'no {kind} for "{scheme}://": {hint}')
+        raise ConfigurationError(f'no {_WORDS.get(kind, kind)} for "{scheme}://": {hint}')
     return found[scheme]

@@ -10,7 +10,8 @@ import pytest
 
 from cloudq.driver.blobs import BlobGone
 from cloudq.driver.loader import open_blobs
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, PayloadError
+from cloudq.messages.payloads import Payloads
 from cloudq.testing import BlobsContract
 from cloudq.testing.contracts.blobs import new_key
 from cloudq_local.blob_files import BlobFiles
@@ -82,7 +83,8 @@ def test_a_link_is_no_blob(folder: Path, tmp_path: Path) -> None:
         ("file://", "names no folder"),
         ("file://host/folder", "names the host 'host'"),
         ("file:///x?size=3", "no option 'size'"),
-        ("s4://bucket", "did you mean|installed"),
+        ("s4://bucket", "no payload store for.*(did you mean|installed)"),
+        ("payloads", "such as file:///"),
     ],
 )
 def test_a_wrong_url(url: str, says: str) -> None:
@@ -107,3 +109,14 @@ def test_the_folder_of_a_url(
     key = new_key()
     open_blobs(url.format(here=tmp_path)).put(key, io.BytesIO(b"x"), 1)
     assert (Path(folder.format(here=tmp_path)) / key).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(("below", "says"), [("", "something else has"), ("/below", "no folder")])
+def test_a_place_that_can_be_no_folder(below: str, says: str, folder: Path) -> None:
+    folder.write_text("a file")
+    store = Payloads(BlobFiles(Path(f"{folder}{below}")), url="file://", most=100)
+    with pytest.raises(PayloadError, match=says):
+        store.store(store.new_key("messages"), io.BytesIO(b"x"), 1)
+    for ask in (store.reach, lambda: store.sweep(older=0)):
+        with pytest.raises(PayloadError, match="no folder"):
+            ask()
