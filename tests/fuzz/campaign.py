@@ -40,9 +40,8 @@ _MEASURED = 4_000  # of so many bodies the memory of one is measured, of bombs m
 _BOMBS_MEASURED = 40
 _MOST_KEPT = 3_000  # recipes of one target
 _HUNG = 60.0
-_LONGEST = (
-    4 << 20
-)  # bytes of a body: parts of parts that are repeated would make a hundred times that
+# Bytes of a body. Parts of parts that are repeated would make a hundred times that.
+_LONGEST = 1 << 20
 _ROOTS = ("/cloudq/", "/adapters/")
 
 
