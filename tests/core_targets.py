@@ -283,7 +283,10 @@ TARGETS = (
     ),
     CoreTarget(
         name="keys",
+        quick=False,
         excused={
+            "messages.data_keys.DataKeys.close: swap self._making.clear() and "
+            "self._opened.clear()": "the two know nothing of each other",
             "messages.encryption.Encryption.opened: drop _check_tag(error)": (
                 "what is as long as a nonce and a tag has no other fault that cryptography knows"
             ),
@@ -303,11 +306,6 @@ TARGETS = (
             "messages.encryption.Encryption._keys: drop raise DecodeError(unknown_key(name))": (
                 "messages/test_encryption.py::test_an_unknown_key"
             ),
-        },
-        quick=False,
-        excused={
-            "messages.data_keys.DataKeys.close: swap self._making.clear() and "
-            "self._opened.clear()": "the two know nothing of each other",
         },
         tests="messages/test_encryption.py messages/test_sealed_payloads.py"
         " messages/test_codec.py messages/test_formats.py messages/test_data_keys.py"

@@ -168,11 +168,7 @@ class Admission:
             return judge
         judged = side_by_side(judge, again, billed=backend.driver.limits.billed)
         known = {id(job): verdict for job, verdict in zip(again, judged, strict=True)}
-
-        def judged_now(job: Job) -> Job | Settlement | BackendError:
-            return known.get(id(job)) or judge(job)
-
-        return judged_now
+        return lambda job: known.get(id(job)) or judge(job)
 
     def _opened(
         self, delivery: Delivery, now: float

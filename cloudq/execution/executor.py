@@ -278,7 +278,7 @@ class Executor:
         unique = self.backend if job.message.unique_key is not None else None
         if unique is not None and (why := begin(unique, job.message)):
             return self._admission.revoked(job, why)
-        if not self._is_eager:
+        if not self._is_eager and (self.runtime.keeps_events or self._outcomes.tracks(task)):
             tell_started(self.runtime, self._outcomes, job, task, started)
         context = Context(
             request=lifecycle.request_of(

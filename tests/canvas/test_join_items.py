@@ -1,4 +1,4 @@
-"""What lies in the store of a join: how long it lies there, who is in it, and what it may be."""
+"""The items of a join in the store: how long they lie there, who is in them, what they may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a commit and the settling of messages leave in the queue and in the store, and in doubt."""
+"""Traces of commits and of settled messages, in the queue and in the store, also in doubt."""
 
 from __future__ import annotations
 

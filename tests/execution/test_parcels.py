@@ -39,9 +39,7 @@ def ids(deliveries: Sequence[Delivery], app: Bench) -> list[str]:
 def test_what_goes_back_later_is_not_due_before(app: Bench) -> None:
     parcel, results = received(app)
     first, second, third = parcel.parts
-    [(whole, end)], refused = disposed(
-        app, (first, ACK), (second, back(30.0)), (third, back())
-    )
+    [(whole, end)], refused = disposed(app, (first, ACK), (second, back(30.0)), (third, back()))
     assert (whole, end.action, refused) == (parcel.whole, Action.ACK, [])
     assert ids(app.receive(), app) == [results[2].id]
     app.clock.ahead += 29.0

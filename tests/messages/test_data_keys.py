@@ -142,7 +142,7 @@ def test_a_key_that_cannot_be_used_is_named_and_why(keys: DataKeys, service: Ser
     keys.check()
     assert service.checked == 1
     service.is_down = True
-    with pytest.raises(KeyServiceError, match="use the key with 'k', count://one.*no route") as it:
+    with pytest.raises(KeyServiceError, match=r"use the key with 'k', count://one.*no route") as it:
         keys.check()
     assert it.value.code is Code.UNREACHABLE
 
@@ -237,7 +237,7 @@ def test_what_is_too_short_to_be_sealed_is_cut(length: int) -> None:
     encryption = Encryption({"k": OWN})
     start, _, _ = encryption.seal_bytes("a", "place", b"x").rpartition(":")
     cut = base64.urlsafe_b64encode(bytes(length)).rstrip(b"=").decode()
-    with pytest.raises(DecodeError, match="bad seal: cut short$"):
+    with pytest.raises(DecodeError, match=r"bad seal: cut short$"):
         encryption.open_bytes(f"{start}:{cut}", "place")
 
 

@@ -159,8 +159,6 @@ def test_a_header_of_the_longest_length_is_read(encryption: Encryption) -> None:
         b"".join(opened(encryption, KEY, [longest + b" ", b"\n" + rest]))
 
 
-
-
 def test_it_can_be_read_again_from_any_place(encryption: Encryption) -> None:
     data = secrets.token_bytes(2 * PART)
     made = Sealing(encryption, "shop", KEY, io.BytesIO(data), len(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,15 +202,14 @@ def test_an_item_that_changes_too_often_is_given_up(app: Bench, bundle: str, wha
         raise ConditionFailed(None)
 
     app.store.update = changed  # type: ignore[method-assign]
+    changes: dict[str, Callable[[], object]] = {
+        "add": lambda: bundles.add(bundle, ends(bundle, 1), nth(1)),
+        "claim": lambda: bundles.claim(bundle, nth(2)),
+        "revoke": lambda: bundles.revoke(bundles.read([bundle])[bundle], 1, keep=60.0),
+        "forget": lambda: bundles.forget(bundle, 0),
+    }
     with pytest.raises(BackendError, match=f"bundle {bundle} changes too often") as caught:
-        if what == "add":
-            bundles.add(bundle, ends(bundle, 1), nth(1))
-        elif what == "claim":
-            bundles.claim(bundle, nth(2))
-        elif what == "revoke":
-            bundles.revoke(bundles.read([bundle])[bundle], 1, keep=60.0)
-        else:
-            bundles.forget(bundle, 0)
+        changes[what]()
     assert caught.value.code is Code.THROTTLED
 
 

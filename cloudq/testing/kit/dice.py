@@ -73,7 +73,7 @@ class Dice:
 
 
 class Proxy(Dice, ABC):
-    """What stands before a service while its `with` block runs, and fails requests by chance."""
+    """Stands before a service while its `with` block runs, and fails requests by chance."""
 
     @abstractmethod
     def start(self) -> None:
