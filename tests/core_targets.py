@@ -64,11 +64,6 @@ LIFE: Mapping[str, Written] = {
         old="        return settlement.fenced or record is not None\n",
         new="        return False\n",
     ),
-    "forgets the fence of a redelivery": Written(
-        module="execution/admission",
-        old="        return self._claimed(job, record) if attempts > 1 else job",
-        new="        return job",
-    ),
     "writes over an end": Written(
         module="results/changes",
         old="            *_not_ended(),\n        ),\n    )\n\n\ndef claim_of",
@@ -164,7 +159,7 @@ TARGETS = (
         " canvas/test_canvas.py results/test_series.py"
         " execution/test_settlements.py execution/test_at_once.py execution/test_plain_bundles.py"
         " execution/test_commits.py execution/test_consumer.py"
-        " execution/test_run_ends.py execution/test_opening.py"
+        " execution/test_run_ends.py execution/test_opening.py messages/test_data_keys.py"
         " tasks/test_checkpoints.py tasks/limits/test_unique.py"
         " tasks/limits/test_concurrency.py canvas/test_lost_answers.py",
         excused={

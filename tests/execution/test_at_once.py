@@ -125,6 +125,23 @@ def test_what_is_more_than_a_record_and_an_ack_is_left(app: CloudQ, consumer: Co
     assert len(consumer.finish(left_over)) == len(left_over)
 
 
+def test_the_end_of_a_call_of_a_bundle_that_goes_alone_is_left_to_its_bundle(
+    app: CloudQ, consumer: Consumer
+) -> None:
+    @app.task(bind=True)
+    def again(self: Any) -> None:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+
+    app.publish([again.prepare() for _ in range(2)], bundle=2)
+    consumer.consume(consumer.broker.receive("default", count=1, wait=0.0, lease=60.0))
+    pairs = outcomes(consumer, 2)
+    assert len(pairs) == 2
+    assert consumer.settle_at_once(pairs) == []
+    consumer.finish(pairs)
+    assert left(app) == 0
+
+
 def test_a_fenced_record_is_left(app: CloudQ, consumer: Consumer) -> None:
     app.task(name="t")(one).delay()
     ((delivery, settlement),) = outcomes(consumer, 1)

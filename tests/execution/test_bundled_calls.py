@@ -69,6 +69,21 @@ def test_one_that_is_revoked_as_its_bundle_runs_does_not_start(bench: Bench) -> 
     assert bench.state(results[3]) is State.REVOKED
 
 
+def test_ends_of_one_bundle_are_written_together(bench: Bench) -> None:
+    @bench.task
+    def work(n: int) -> int:
+        return n
+
+    results = bench.publish([work.prepare(n) for n in range(5)], bundle=5)
+    delivery = bench.one()
+    before = sum(bench.store.calls.values())
+    Consumer(bench.runner, log=Log("test")).consume([delivery])
+    assert sum(bench.store.calls.values()) == before + 2, (
+        "it looks for what was revoked, and writes"
+    )
+    assert [bench.state(result) for result in results] == [State.SUCCESS] * 5
+
+
 def test_one_that_is_revoked_as_it_waits_for_its_retry_ends_revoked(app: CloudQ) -> None:
     @app.task(bind=True)
     def work(self: Task[..., Any], n: int) -> int:

@@ -63,6 +63,13 @@ def test_an_eager_call_runs_at_the_call(eager: CloudQ) -> None:
     )
 
 
+def test_an_eager_call_leaves_nothing_in_the_store() -> None:
+    """Also where the start of each call is recorded."""
+    with Bench(task_always_eager=True, task_track_started=True) as bench:
+        assert bench.task(lambda: 1).delay().get() == 1
+        assert not bench.store.calls
+
+
 def test_an_eager_failure_waits_for_get(eager: CloudQ) -> None:
     error = ValueError("bad")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, InvalidArguments, State, chain
+from cloudq import CloudQ, InvalidArguments, Reject, State, chain
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Key
 from cloudq.driver.log import Log
@@ -302,3 +302,40 @@ def test_payloads_of_what_leaves_no_record_go_with_its_message_and_no_sooner(
         assert stored() == 1
         consumer.consume([again])
         assert stored() == 0
+
+
+def test_the_payload_of_a_message_that_could_not_be_acked_stays(tmp_path: Path) -> None:
+    store = tmp_path / "payloads"
+
+    def stored() -> int:
+        return sum(each.is_file() for each in store.rglob("*"))
+
+    with Bench(payload_store=f"file:///{store}", payload_store_over=2000) as app:
+
+        @app.task(ignore_result=True)
+        def sized(text: str) -> int:
+            return len(text)
+
+        sized.delay("x" * 3000)
+        consumer = Consumer(app.runner, log=Log("test"))
+        delivery = app.one()
+        pairs = consumer.commit([(delivery, app.settle(delivery))]).ready
+        app.wire.failing["ack"] = 1
+        assert [each.delivery for each in consumer.dispose(pairs)] == [delivery]
+        assert stored() == 1
+        assert consumer.dispose(pairs) == []
+        assert stored() == 0
+
+
+def test_the_payload_of_a_dead_letter_stays_with_it(tmp_path: Path) -> None:
+    store = tmp_path / "payloads"
+    with Bench(payload_store=f"file:///{store}", payload_store_over=2000) as app:
+
+        @app.task
+        def refuses(text: str) -> None:
+            raise Reject("no", requeue=False)
+
+        refuses.delay("x" * 3000)
+        Consumer(app.runner, log=Log("test")).consume([app.one()])
+        assert len(app.dead()) == 1
+        assert sum(each.is_file() for each in store.rglob("*")) == 1

@@ -9,10 +9,13 @@ from threading import Event, Thread
 
 import pytest
 
-from cloudq import DecodeError
+from cloudq import CloudQ, DecodeError
 from cloudq.driver import Code, forks
 from cloudq.driver.keys import DataKey, KeyRefused
+from cloudq.driver.log import Log
 from cloudq.errors import KeyServiceError
+from cloudq.execution.consume import Consumer
+from cloudq.execution.settlement import Action
 from cloudq.messages import data_keys
 from cloudq.messages.data_keys import LIFETIME, DataKeys
 from cloudq.messages.encryption import Encryption, header_of
@@ -36,6 +39,8 @@ class Service:
 
     def open_data_key(self, wrapped: bytes, app: str) -> bytes:
         self.opened += 1
+        if self.is_down:
+            raise OSError("no route")
         owner, _, plain = wrapped.partition(b":")
         if owner != app.encode():
             raise KeyRefused("another app's")
@@ -262,3 +267,29 @@ def test_a_header_has_a_longest_length() -> None:
 
 def test_of_a_key_s_name_a_part_is_shown() -> None:
     assert f"'{'x' * 64}'," in unknown_key("x" * 70)
+
+
+def test_a_message_waits_until_its_key_service_answers_again(service: Service) -> None:
+    def shop() -> CloudQ:
+        return CloudQ(
+            "shop", broker="memory://waits-for-keys", encryption_keys={"k": "awskms://one"}
+        )
+
+    with shop() as sender, shop() as reader:
+        sender.task(name="one")(one).delay()
+        result = reader.task(name="one")(one).delay()
+        consumer = Consumer(reader.executor(), log=Log("test"))
+        first, second = reader.broker.receive("default", count=2, wait=0.0, lease=60.0)
+        service.is_down = True
+        jobs, [(delivery, settlement)] = consumer.open([first, second])
+        assert [job.message.id for job in jobs] == [result.id]  # its data key is at hand
+        assert (delivery, settlement.action) == (first, Action.RELEASE)
+        with pytest.raises(KeyServiceError, match="no route"):
+            consumer.open([first])
+        service.is_down = False
+        jobs, settled = consumer.open([first])
+        assert (len(jobs), settled) == (1, [])
+
+
+def one() -> int:
+    return 1

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from cloudq import AsyncResult, CloudQ
 from cloudq.broker.broker import Broker
+from cloudq.broker.claim_check import ClaimCheck
 from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Delivery, Peeked
 from cloudq.execution.commit import commit, dispose
@@ -63,6 +64,9 @@ class Bench(CloudQ):
             url="faulty://",
             publish_retries=self.conf.publish_retries,
             delayed_store=DelayedStore(lambda: backend),
+            claims=ClaimCheck(
+                self.runtime.codec, self.runtime.payloads, self.conf.payload_store_over
+            ),
         )
 
     def close(self) -> None:
