@@ -24,6 +24,7 @@ from cloudq.worker.pace import Pace
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.settler import Settler
+from cloudq.worker.shares import STALLED, may_go_back
 from cloudq.worker.slots import Slots
 
 log = Log("cloudq.worker")
@@ -66,7 +67,8 @@ class Poller:
 
     While receives come back full it takes slots first, and asks for as many messages. Else it waits
     for as many as there are slots free, with none taken, so that it keeps no other queue from
-    working; what comes when others have taken them is held until they are free again.
+    working. What comes when others have taken them is held for a few seconds, then left to
+    another worker.
 
     An error that waiting does not mend, met before the first answer, stops the worker; with
     `added`, for a queue that a command has added, it stops this poller only.
@@ -190,23 +192,40 @@ class Poller:
         if not free:
             return False
         flights = self._hold(self._receive(free, self._wait))
-        left = flights
         if not self._going.is_set():  # it was paused meanwhile
-            self._give_back(left)
+            self._give_back(flights)
             return False
-        while left:
-            slots = self._slots.take(self.queue, len(left), ahead=self._ahead)
-            if not slots:
-                self._give_back(left)
-                return False
-            self._opener.open(left[:slots])
-            left = left[slots:]
         # A worker of one slot learns nothing from one message.
-        return self._is_full(len(flights), free) and self._slots.total > 1
+        return (
+            self._started(flights) and self._is_full(len(flights), free) and self._slots.total > 1
+        )
+
+    def _started(self, flights: Sequence[Flight]) -> bool:
+        """Hand on messages as slots come free; False if some went back.
+
+        Others may have taken the slots meanwhile, and run for long: what has waited for some
+        seconds goes to another worker, if it may.
+        """
+        left, count = list(flights), 0
+        for patience in (STALLED, None):
+            while left and (
+                slots := self._slots.take(self.queue, len(left), ahead=self._ahead, within=patience)
+            ):
+                self._opener.open(left[:slots])
+                left, count = left[slots:], count + slots
+            back = [each for each in left if patience is None or may_go_back(each)]
+            self._give_back(back)
+            left = [each for each in left if not may_go_back(each)]
+        return count == len(flights)
 
     def _give_back(self, flights: Sequence[Flight]) -> None:
+        if not flights:
+            return
         self._flights.remove(flights)
-        self._broker.release([flight.delivery for flight in flights])
+        try:
+            self._broker.release([flight.delivery for flight in flights])
+        except BrokerError as error:
+            log.warning("%d messages come back when their leases end: %s", len(flights), error)
 
     def _is_full(self, received: int, asked: int) -> bool:
         """Tell whether a receive came back full, and have others made beside the next ones.

@@ -8,6 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from cloudq.execution.bundles import Part
 from cloudq.worker.in_flight import Cut, Flight, Tray
 
+STALLED = 5.0
+"""Seconds that what has no slot waits for one at least, until it is given back."""
+
 # A message that was delivered as often as this is not given back because others take long.
 _MOST_DELIVERIES = 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from math import inf
 
 from cloudq.worker.pace import Pace
 from cloudq.worker.shares import Shares
@@ -50,8 +51,18 @@ class Slots:
             self._shares.weights.pop(queue, None)
             self._changed.notify_all()
 
-    def take(self, queue: str, most: int, *, linger: float = 0.0, ahead: bool = False) -> int:
+    def take(
+        self,
+        queue: str,
+        most: int,
+        *,
+        linger: float = 0.0,
+        ahead: bool = False,
+        within: float | None = None,
+    ) -> int:
         """Wait for slots and take up to `most` of them; 0 once closed or removed.
+
+        Also 0 if none is free `within` seconds.
 
         With some free but fewer than `most`, wait up to `linger` seconds for more, since a full
         batch costs no more requests than a single message. Where the worker may hold some `ahead`,
@@ -64,13 +75,16 @@ class Slots:
                 self._shares.enter(queue)
             try:
                 first: float | None = None
+                until = inf if within is None else time.monotonic() + within
                 while not self._is_closed(queue):
                     beyond = self._pace.ahead(queue) if ahead else 0
                     free = self.total + beyond - self._taken
-                    if free <= 0 or not self._is_next(queue):
-                        self._wait(is_starved=free <= 0)
-                        continue
                     now = time.monotonic()
+                    if free <= 0 or not self._is_next(queue):
+                        if now >= until:
+                            return 0
+                        self._wait(is_starved=free <= 0, seconds=until - now)
+                        continue
                     first = now if first is None else first
                     wanted = min(most, max(beyond // 2, 1) if beyond else self.total)
                     if free >= wanted or (not beyond and now >= first + linger):
@@ -144,10 +158,10 @@ class Slots:
     def _free(self, queue: str, ahead: bool) -> int:
         return self.total + (self._pace.ahead(queue) if ahead else 0) - self._taken
 
-    def _wait(self, *, is_starved: bool) -> None:
+    def _wait(self, *, is_starved: bool, seconds: float = inf) -> None:
         self._starved += is_starved
         try:
-            self._changed.wait()
+            self._changed.wait(None if seconds == inf else seconds)
         finally:
             self._starved -= is_starved
 

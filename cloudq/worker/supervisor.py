@@ -37,6 +37,7 @@ from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool.pool import ProcessPool
 from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.settler import Settler
+from cloudq.worker.shares import STALLED
 from cloudq.worker.slots import Slots
 
 log = Log("cloudq.worker")
@@ -48,8 +49,6 @@ _TICK = 0.05
 _PATIENCE = 0.2
 # Seconds from a stop in which a receive under way comes back, if no task runs for longer.
 _PARTING = 2.5
-# Seconds that what was taken ahead waits for a child at least, until it is given back.
-_STALLED = 5.0
 
 
 def _beat_thread(app: CloudQ, options: WorkerOptions) -> BeatThread | None:
@@ -224,7 +223,7 @@ class Worker:
     def _give_back(self) -> None:
         """Leave to other workers what was taken ahead of tasks that took longer than before."""
         if seconds := self._pace.seconds:
-            before = time.monotonic() - max(_STALLED, 2 * seconds)
+            before = time.monotonic() - max(STALLED, 2 * seconds)
             self._dispatcher.give_back(self._slots.total + self._pace.latest(), before)
 
     def _check_children(self) -> None:

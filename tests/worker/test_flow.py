@@ -23,7 +23,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.runtime import Services
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
-from cloudq.worker import WorkerOptions
+from cloudq.worker import WorkerOptions, poller
 from cloudq.worker import gathering as gathering_module
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.control.ledger import Ledger
@@ -295,6 +295,23 @@ def test_a_backlog_is_received_in_full_batches(hand: Callable[..., Hand]) -> Non
     it.holds(150)
     # One by one they would be 150. At the end each of those at work may find it empty.
     assert it.wire.calls["receive"] <= 15 + 6
+
+
+def test_what_finds_no_slot_is_left_to_another_worker_unless_it_has_an_order(
+    hand: Callable[..., Hand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "STALLED", 0.0)
+    for queue, back in (("q", 1), ("q.fifo", 0)):
+        it: Hand = hand(slots=1, pace=Pace(0.0), queue=queue)
+        it.poller.start()
+        eventually(lambda it=it: it.wire.calls["receive"] == 2)  # it waits, with no slot taken
+        it.slots.overdraw(queue, 1)
+        it.send(1)
+        eventually(lambda it=it, back=back: it.slots.starved() and it.wire.calls["release"] == back)
+        assert len(it.flights) == 1 - back
+        it.slots.give(1)
+        eventually(lambda it=it: all(each.job for each in it.flights.all()) and it.flights.all())
+        assert it.wire.calls["release"] == back
 
 
 @pytest.mark.parametrize(("queue", "held"), [("q", 30), ("q.fifo", 4)])
