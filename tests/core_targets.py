@@ -174,6 +174,8 @@ TARGETS = (
                 "a value of just that length is looked at, and left as it is"
             ),
             "execution.sharing.add_to_series: True as False #2": "there is an answer for each",
+            "execution.admission.Admission._claiming: True as False": "there is a verdict for each",
+            "execution.sharing.add_to_bundle: 0 as -1": "all of these are calls of one bundle",
             "execution.commit._events: drop continue #2": (
                 "no event is made of what is not told: this saves the look at its message"
             ),

@@ -206,17 +206,25 @@ class Poller:
         Others may have taken the slots meanwhile, and run for long: what has waited for some
         seconds goes to another worker, if it may.
         """
-        left, count = list(flights), 0
-        for patience in (STALLED, None):
-            while left and (
-                slots := self._slots.take(self.queue, len(left), ahead=self._ahead, within=patience)
-            ):
-                self._opener.open(left[:slots])
-                left, count = left[slots:], count + slots
-            back = [each for each in left if patience is None or may_go_back(each)]
-            self._give_back(back)
-            left = [each for each in left if not may_go_back(each)]
-        return count == len(flights)
+        left = self._handed_on(flights, STALLED)
+        back = [each for each in left if may_go_back(each)]
+        self._give_back(back)
+        kept = self._handed_on([each for each in left if not may_go_back(each)], None)
+        self._give_back(kept)  # the worker stops
+        return not (back or kept)
+
+    def _handed_on(self, flights: Sequence[Flight], within: float | None) -> Sequence[Flight]:
+        """Hand on messages as slots come free; return the rest where none is `within` seconds."""
+        done = 0
+        while done < len(flights):
+            slots = self._slots.take(
+                self.queue, len(flights) - done, ahead=self._ahead, within=within
+            )
+            if not slots:
+                break
+            self._opener.open(flights[done : done + slots])
+            done += slots
+        return flights[done:]
 
     def _give_back(self, flights: Sequence[Flight]) -> None:
         if not flights:

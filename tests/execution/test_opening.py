@@ -12,6 +12,7 @@ import pytest
 
 from cloudq import BackendError, CloudQ, State, Task, signals
 from cloudq.driver import Code, Outgoing
+from cloudq.execution import admission
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.schedules.run_id import EXPIRES, SCHEDULE, SLOT
 from cloudq.testing.waiting import PATIENCE
@@ -286,3 +287,54 @@ def test_a_scheduled_message_runs_under_the_id_of_its_run(app: Bench, t: Tasks) 
     assert not app.memory.send("default", [Outgoing(id="x", body=body)])
     job = app.job(app.one())
     assert job.message.id == job.message.idempotency_key == "nightly@2026-11-21T07:30:00Z"
+
+
+# ---- of one delivery
+
+
+def test_a_call_that_comes_from_another_queue_is_one_of_that(app: Bench, t: Tasks) -> None:
+    t.same.delay(1)
+    [sent] = app.memory.peek("default", count=1)
+    app.memory.create("moved", lease=60.0, max_deliveries=5)
+    assert not app.memory.send("moved", [Outgoing(id="a", body=sent.body)])
+    job = app.job(app.one(queue="moved"))
+    assert job.message.queue == "moved"
+    assert app.job(app.one()).message.queue == "default"
+
+
+def test_records_of_redelivered_calls_are_read_as_they_are_now(app: Bench, t: Tasks) -> None:
+    """An eventually consistent read, which costs half, may not have what was just written."""
+    t.same.delay(1)
+    app.job(app.one())
+    assert (app.store.calls["get"], app.store.consistent) == (1, 0)
+    app.lose_leases()
+    app.job(app.one())
+    assert app.store.consistent == 1
+
+
+def test_what_no_store_has_a_record_of_ends_without_one(
+    app: Bench, t: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: object, **__: object) -> Any:
+        raise BackendError("an id that cannot be", code=Code.INVALID)
+
+    calls = [t.same.delay(n) for n in range(2)]
+    monkeypatch.setattr(app.results, "records", refusing)
+    jobs, settled = app.runner.open(app.receive())
+    assert jobs == []
+    assert [outcome.task_id for _, outcome in settled] == [call.id for call in calls]
+    assert {(outcome.action, outcome.record) for _, outcome in settled} == {
+        (Action.DEAD_LETTER, None)
+    }
+
+
+def test_who_interrupts_the_opening_of_messages_is_heard(
+    app: Bench, t: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    t.same.apply_async((1,), headers={SCHEDULE: "nightly"})
+    monkeypatch.setattr(admission, "resolved", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        app.runner.open(app.receive())

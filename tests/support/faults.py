@@ -108,6 +108,7 @@ class FaultyStore:
         default_factory=lambda: StoreLimits(put=25, get=100, item=400_000, bills_kilobytes=True)
     )
     calls: Counter[str] = field(default_factory=Counter)
+    consistent: int = 0  # of the reads
     down: set[str] = field(default_factory=set)
     refuse: Callable[[Item], Code | None] = lambda item: None
 
@@ -134,6 +135,7 @@ class FaultyStore:
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         self._called("get")
+        self.consistent += consistent
         assert len(keys) <= self.limits.get
         return self.inner.get(keys, consistent=consistent)
 
