@@ -106,12 +106,12 @@ def _leaves(value: Any, depth: int) -> Iterator[object]:
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     """Tell whether a value has entries."""
-    return isinstance(value, Mapping)
+    return type(value) is dict or (type(value) is not list and isinstance(value, Mapping))
 
 
 def is_items(value: object) -> TypeGuard[Collection[Any]]:
     """Tell whether a value is a list, a tuple or a set."""
-    return isinstance(value, list | tuple | AbstractSet)
+    return type(value) is list or isinstance(value, list | tuple | AbstractSet)
 
 
 def fields_of(value: Any) -> Mapping[str, Any] | None:

@@ -13,7 +13,8 @@ from cloudq.errors import EncodeError
 
 # orjson refuses lists and dicts below 254 levels; tuples it writes on, past its own memory.
 MAX_LEVELS = 250
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+SCALARS = frozenset({str, int, float, bool, type(None)})
+"""The types of values that have nothing inside them."""
 _MANY = (list, tuple)
 # What JSON has no word for, and what orjson writes as `null` or refuses.
 # It is looked for in the text with every digit as 0: a third of a regular expression's time.
@@ -54,11 +55,11 @@ def flat_json_text(
 
 def check_levels(value: object) -> None:
     """Refuse what is nested too deep, with a loop. Raises `EncodeError`."""
-    if type(value) in _SCALARS or _is_shallow(value):
+    if type(value) in SCALARS or _is_shallow(value):
         return
     level: list[object] = [value]
     for _ in range(MAX_LEVELS):
-        level = [item for parent in level for item in _inside(parent) if type(item) not in _SCALARS]
+        level = [item for parent in level for item in _inside(parent) if type(item) not in SCALARS]
         if not level:
             return
     raise EncodeError(f"cannot be written as JSON: it nests deeper than {MAX_LEVELS} levels")
@@ -69,11 +70,11 @@ def _is_shallow(value: object) -> bool:
     if not is_object(value):
         return False
     for item in value.values():
-        if type(item) in _SCALARS:
+        if type(item) in SCALARS:
             continue
         if not is_object(item) and not is_list(item):
             return False
-        if not _SCALARS.issuperset(map(type, item.values() if is_object(item) else item)):
+        if not SCALARS.issuperset(map(type, item.values() if is_object(item) else item)):
             return False
     return True
 

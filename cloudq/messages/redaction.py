@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.hiding import fields_of, is_items, is_mapping
-from cloudq.messages.json_text import is_list, is_object
+from cloudq.messages.json_text import SCALARS, is_list, is_object, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.model_classes import is_secret
 from cloudq.messages.values import from_wire
@@ -111,7 +111,9 @@ class Secrecy:
 
     def _inside(self, value: Any, depth: int = 0) -> Any:
         """Return a value with `***` for what is secret in it; the value itself if nothing is."""
-        if is_secret(value) or depth > _DEEPEST:
+        if type(value) in SCALARS:
+            return value
+        if depth > _DEEPEST or (type(value) is not list and is_secret(value)):
             return HIDDEN
         parts = _parts(value)
         if parts is None:
@@ -128,6 +130,8 @@ class Secrecy:
     def _found(self, value: Any, is_secret_itself: bool, depth: int = 0) -> Iterator[Any]:
         if is_secret_itself or is_secret(value):
             yield value
+        elif type(value) in SCALARS:
+            return
         elif depth <= _DEEPEST and (parts := _parts(value)) is not None:
             for name, inner in parts[0]:
                 yield from self._found(inner, self._hides_entry(name), depth + 1)
@@ -262,7 +266,12 @@ class Redaction:
         except orjson.JSONDecodeError:
             return text
         shown = self._node(fields, 0) if is_object(fields) else fields
-        return text if shown == fields else orjson.dumps(shown).decode()
+        if shown == fields:
+            return text
+        try:
+            return json_text(shown).decode()
+        except EncodeError:  # it nests deeper than can be written, though it was read
+            return HIDDEN
 
     def _node(self, node: Any, depth: int) -> Any:
         if not is_object(node) or depth > _DEEPEST:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from cloudq.messages.ids import new_bundle
+from cloudq.messages.redaction import Redaction
+from cloudq.text import HIDDEN
 from tests.fuzz.app_targets import Functions, Stored
 from tests.fuzz.campaign import silent
 from tests.fuzz.seeds import as_text
-from tests.fuzz.targets import Target
+from tests.fuzz.targets import Shown, Target
 
 _JOIN = "join#01a22ea5-0c1b-7bae-a352-ec15e10ad879"
 _NODE = {"task": "echo", "id": "n"}
@@ -89,3 +91,15 @@ def test_what_lies_in_a_store_ends_in_words(stored: Target, name: str) -> None:
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_ends_in_words(functions: Target, name: str) -> None:
     assert functions.run(json.dumps(EVENTS[name]).encode()) != "no event"
+
+
+def test_a_body_that_is_too_deep_to_be_written_again_shows_no_secret() -> None:
+    """JSON is read to 1,024 levels, and written to 254."""
+    deep = "[" * 300 + "]" * 300
+    with closing(Shown()) as target:
+        for secret in ('{"$secret":"x"}', '{"$int":1}'):
+            body = f'{{"v":"none","id":"a","task":"echo","args":[{secret}],"more":{deep}}}'
+            assert target.run(body.encode()) == "unreadable"
+    redaction = Redaction([], {})
+    body = f'{{"task":"echo","args":[{{"$secret":"1234"}}],"more":{deep}}}'
+    assert redaction.body(body) == HIDDEN
