@@ -111,9 +111,10 @@ class Secrecy:
 
     def _inside(self, value: Any, depth: int = 0) -> Any:
         """Return a value with `***` for what is secret in it; the value itself if nothing is."""
-        if type(value) in SCALARS:
+        kind: type[Any] = type(value)
+        if kind in SCALARS:
             return value
-        if depth > _DEEPEST or (type(value) is not list and is_secret(value)):
+        if depth > _DEEPEST or (kind is not list and is_secret(value)):
             return HIDDEN
         parts = _parts(value)
         if parts is None:

@@ -59,7 +59,6 @@ PLACES = {
     "adapters/cloudq_gcp/faults.py": "an error's code and text",
     "adapters/cloudq_azure/key_vault.py": "two texts",
     "cloudq/messages/hiding.py": "one text",
-    "cloudq/messages/redaction.py": "what it has cut at 100 levels",
 }
 
 
