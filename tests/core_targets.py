@@ -46,6 +46,7 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_THAT_MOMENT = "nobody looks at that very moment"
 
 LIFE: Mapping[str, Written] = {
     "acks before it records": Written(
@@ -226,7 +227,17 @@ TARGETS = (
             "worker.leases.Leases._run: 12 as 13": "it looks a little more often",
             "worker.leases.Leases._extend: flight.lease_ends < answered as "
             "flight.lease_ends <= answered": "no answer comes at that very moment",
+            "worker.leases.Leases._due: given >= lengths[queue] as given > lengths[queue]": (
+                "both of them say the same of a lease of just that length"
+            ),
+            "worker.leases.Leases._due: flight.lease_ends < due_by[queue] as "
+            "flight.lease_ends <= due_by[queue]": _THAT_MOMENT,
+            "worker.leases.Leases._due: flight.lease_ends < now + given * 2 / 3 - _margin(given) "
+            "as flight.lease_ends <= now + given * 2 / 3 - _margin(given)": _THAT_MOMENT,
             "results.call_marks.Marks.__init__: 0 as -1": "no clock shows such a time",
+            "results.call_marks.Marks.__init__: 0 as 1": "no clock shows such a time",
+            "results.call_marks.Marks.__init__: swap self._renew() and "
+            "renew_after_fork(self, Marks._renew)": "nobody has the object before both are done",
             "results.call_marks._time: 0.0 as -1.0": "nothing has ended at such a time",
         },
     ),

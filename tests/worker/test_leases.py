@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloudq.driver import Delivery, Failure
+from cloudq.driver import Code, Delivery, Failure, forks
+from cloudq.driver.ends import Died
 from cloudq.execution.bundles import Parcel
 from cloudq.messages.bundle import Bundle
 from cloudq.results.call_marks import Marks, is_before, is_older
@@ -165,6 +166,21 @@ def test_leases_that_wait_to_be_extended_are_told_of_every_five_seconds(
     assert [each.levelno for each in told] == [logging.WARNING] * 3
 
 
+def test_the_first_reason_why_leases_were_not_extended_is_told(
+    held: Held, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.leases.hold(held.received(count=2))
+
+    def refuses(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        codes = Code.THROTTLED, Code.DENIED
+        return [Failure(index=n, code=code, reason=f"no {n}") for n, code in enumerate(codes)]
+
+    monkeypatch.setattr(held.app.memory, "extend", refuses)
+    held.leases.extend(time.monotonic() + LEASE)
+    [told] = [each.getMessage() for each in caplog.records if each.name == "cloudq.worker"]
+    assert told == "could not extend 2 leases: no 0"
+
+
 @pytest.mark.parametrize("settling", [False, True])
 def test_a_lost_lease_is_told_of_unless_its_message_is_being_settled(
     held: Held, caplog: pytest.LogCaptureFixture, settling: bool
@@ -235,6 +251,43 @@ def test_the_threads_extend_and_end(held: Held) -> None:
     eventually(lambda: flight.extended)
     held.leases.stop()
     assert not any(thread.is_alive() for thread in held.leases._threads)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_threads_go_on_after_an_error_and_end_with_the_death_of_the_worker(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([ValueError, Died, Died])
+    raised: list[type[BaseException]] = []
+    ended: list[type[BaseException]] = []
+
+    def fails(now: float) -> None:
+        error = next(errors, ValueError)
+        raised.append(error)
+        raise error
+
+    def ends(given: threading.ExceptHookArgs) -> None:
+        ended.append(given.exc_type)
+
+    monkeypatch.setattr(held.leases, "extend", fails)
+    monkeypatch.setattr(threading, "excepthook", ends)
+    held.leases.start()
+    eventually(lambda: len(raised) >= 3)
+    held.leases.stop()
+    assert ended == [Died, Died]
+
+
+def test_a_forked_process_makes_marks_though_another_thread_was_making_one() -> None:
+    made: list[str] = []
+
+    def clock() -> float:  # whoever asks it holds the lock of the marks
+        if not made:
+            made.append("")
+            forks._renewed[marks](marks)  # pyright: ignore[reportPrivateUsage]
+            made[0] = marks.new()
+        return 5.0
+
+    marks = Marks(clock)
+    assert marks.new() > made[0]
 
 
 def test_each_mark_is_later_than_those_before_though_the_clock_stands_or_goes_back() -> None:
