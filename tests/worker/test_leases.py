@@ -119,6 +119,28 @@ def test_a_short_lease_is_extended_before_its_call_starts(held: Held) -> None:
     assert held.woken.acquire(blocking=False)
 
 
+def test_a_short_lease_that_is_lost_is_waited_for_no_more(held: Held) -> None:
+    held.app.wire.down = {"extend"}
+    flight = held.hold(FIRST - 1)
+    held.app.wire.down = set()
+    held.app.memory.release([flight.delivery], after=0.0)
+    held.received()
+    held.leases.extend(time.monotonic())
+    assert (flight.lost, flight.short) == (True, False)
+    assert held.woken.acquire(blocking=False)
+
+
+def test_the_death_of_the_worker_passes_through_what_extends_a_short_lease(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        raise Died
+
+    monkeypatch.setattr(held.app.memory, "extend", dies)
+    with pytest.raises(Died):
+        held.hold(FIRST - 1)
+
+
 def test_what_another_thread_has_asked_for_is_asked_for_again_after_its_patience(
     held: Held,
 ) -> None:
@@ -245,12 +267,14 @@ def test_with_the_lease_of_a_bundle_of_plain_calls_all_are_lost(held: Held) -> N
 
 
 def test_the_threads_extend_and_end(held: Held) -> None:
+    threads = held.leases._threads  # pyright: ignore[reportPrivateUsage]
+    assert all(thread.daemon for thread in threads)  # no process waits for them at its end
     held.leases.start()
     flight = held.hold()
     flight.lease_ends = time.monotonic() + 1
     eventually(lambda: flight.extended)
     held.leases.stop()
-    assert not any(thread.is_alive() for thread in held.leases._threads)  # pyright: ignore[reportPrivateUsage]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_the_threads_go_on_after_an_error_and_end_with_the_death_of_the_worker(
