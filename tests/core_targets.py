@@ -46,6 +46,7 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_JUST_SO_LONG = "what is of just that length is looked at, and left as it is"
 _THAT_MOMENT = "nobody looks at that very moment"
 
 LIFE: Mapping[str, Written] = {
@@ -176,9 +177,7 @@ TARGETS = (
             "execution.executor.Executor._attempt: 0 as -1 #2": _ASKED,
             "execution.executor.Executor._attempt: 0 as -1 #3": _ASKED,
             "execution.executor.Executor._attempt: "
-            "len(text) > NEVER_LARGE as len(text) >= NEVER_LARGE": (
-                "a value of just that length is looked at, and left as it is"
-            ),
+            "len(text) > NEVER_LARGE as len(text) >= NEVER_LARGE": _JUST_SO_LONG,
             "execution.sharing.add_to_series: True as False #2": "there is an answer for each",
             "execution.commit._events: drop continue #2": (
                 "no event is made of what is not told: this saves the look at its message"
@@ -280,6 +279,22 @@ TARGETS = (
             "execution/large_results",
         ),
         excused={
+            "broker.claim_check.ClaimCheck.encode: "
+            "len(body) <= NEVER_LARGE as len(body) < NEVER_LARGE": _JUST_SO_LONG,
+            "broker.claim_check.ClaimCheck.fit: len(body) <= wanted as len(body) < wanted": (
+                _JUST_SO_LONG
+            ),
+            "broker.claim_check.ClaimCheck._reduced: "
+            "len(small) >= len(body) as len(small) > len(body)": (
+                "of two bodies of one length either is as good"
+            ),
+            "execution.large_results.put_away: 4 as 5": "more are looked at, and none is stored",
+            "execution.large_results.put_away: "
+            "len(text) <= (_SMALL if over is None else min(_SMALL, ove... as "
+            "len(text) < (_SMALL if over is None else min(_SMALL, over...": _JUST_SO_LONG,
+            "results.large.LargeValues.put_away: len(text) * 4 <= most as len(text) * 4 < most": (
+                _JUST_SO_LONG
+            ),
             "results.large.LargeValues.put_away: 4 as 5": "more are counted, and none is stored",
             "results.large.LargeValues.load: tag in text as tag not in text": (
                 "a text has one tag at most, and one without any is read the same"
