@@ -246,7 +246,9 @@ class Payloads(Driven[Blobs]):
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete blobs that nobody needs any more; a failure is logged, and left to sweeping."""
-        size = self.driver.most_deleted if keys else 1
+        if not keys:
+            return
+        size = self.driver.most_deleted
         for start in range(0, len(keys), size):
             batch = keys[start : start + size]
             try:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Files(BlobFiles):
         self.asked: list[str] = []
         self.refused: list[Failure] = []  # of each delete
         self.readings: list[Generator[bytes]] = []
+        self.parts = 0
         self.expires: float | None = None
 
     def ask(self, what: str) -> None:
@@ -40,9 +42,15 @@ class Files(BlobFiles):
 
     def read(self, key: str, *, start: int = 0) -> Generator[bytes]:
         self.ask("read")
-        reading = super().read(key, start=start)
-        self.readings.append(reading)
-        return reading
+        self.readings.append(self._counted(super().read(key, start=start)))
+        return self.readings[-1]
+
+    def _counted(self, reading: Generator[bytes]) -> Generator[bytes]:
+        for part in reading:
+            self.parts += 1
+            yield part
+            if errors := self.errors.get("part"):
+                raise errors.pop(0)
 
     def delete(self, keys: Sequence[str]) -> Sequence[Failure]:
         self.ask("delete")
@@ -175,6 +183,36 @@ def test_a_read_is_tried_four_times(
         with pytest.raises(PayloadError, match=error):
             payloads.value(claim)
     assert files.asked == ["put", *["read"] * 4]
+
+
+@pytest.mark.parametrize(("failures", "error"), [(2, None), (3, "Connection reset")])
+def test_a_read_that_has_got_on_has_four_tries_anew(
+    payloads: Payloads, files: Files, failures: int, error: str | None
+) -> None:
+    """It breaks off behind its one part, and then cannot go on so many times."""
+    claim = stored(payloads, b"hello")
+    files.errors["part"] = [ConnectionResetError("Connection reset")]
+    reading = payloads.parts(claim.key, claim.size, claim.sha256, sealed=False)
+    assert next(reading) == b"hello"
+    files.errors["read"] = [ConnectionResetError("Connection reset") for _ in range(failures)]
+    if error is None:
+        assert next(reading, None) is None
+    else:
+        with pytest.raises(PayloadError, match=error):
+            next(reading)
+    assert files.asked == ["put", "read", *["read"] * 3]
+
+
+def test_of_more_than_was_stored_no_more_is_read_and_the_read_is_closed(
+    payloads: Payloads, files: Files
+) -> None:
+    claim = replace(stored(payloads, bytes(3 << 20)), size=5)
+    with pytest.raises(DecodeError, match="is not what was stored") as caught:
+        payloads.value(claim)
+    assert files.parts == 1
+    [reading] = files.readings
+    assert next(reading, None) is None
+    assert caught.value.__traceback__ is not None  # which keeps what was not closed
 
 
 @pytest.mark.parametrize("what", ["put", "read"])
