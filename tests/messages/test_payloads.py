@@ -112,6 +112,17 @@ def test_a_malformed_claim_is_refused(payloads: Payloads, wrong: object) -> None
     assert keys_in({"$blob": wrong}) in ([], [KEY])
 
 
+def test_the_keys_of_claims_are_found_at_any_depth_each_once_and_of_one_kind() -> None:
+    def claim(key: str) -> dict[str, Any]:
+        return {"$blob": RIGHT | {"key": key}}
+
+    others = [f"messages/{owner}/{'0' * 32}" for owner in "ab"]
+    result = f"results/a/{'0' * 32}"
+    inside = {"k": {"deep": [claim(others[1]), claim(KEY)]}, "r": claim(result)}
+    assert keys_in([claim(KEY), [claim(others[0])], inside]) == [KEY, *others]
+    assert keys_in(inside, "results") == [result]
+
+
 def test_a_claim_to_too_much_is_refused_before_it_is_read(payloads: Payloads) -> None:
     with pytest.raises(DecodeError, match="1,000,000,000,000 bytes, and this app takes 10,000,000"):
         fetched(payloads, {"$blob": RIGHT | {"size": 10**12}})
