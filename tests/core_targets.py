@@ -46,6 +46,7 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_ENDS = "threads that end are not waited for so long"
 _JUST_SO_LONG = "what is of just that length is looked at, and left as it is"
 _LEVEL = "what is compressed, and how well, is the same to its reader"
 _THAT_MOMENT = "nobody looks at that very moment"
@@ -226,7 +227,8 @@ TARGETS = (
                 ),
                 "the name of a thread",
             ),
-            "worker.leases.Leases.stop: 5.0 as 6.0": "threads that end are not waited for so long",
+            "worker.leases.Leases.stop: 5.0 as 4.0": _ENDS,
+            "worker.leases.Leases.stop: 5.0 as 6.0": _ENDS,
             "worker.leases.Leases.hold: 0 as -1": "what is received together is of one queue",
             "worker.leases.Leases._run: 12 as 11": "it looks a little less often",
             "worker.leases.Leases._run: 12 as 13": "it looks a little more often",
