@@ -51,19 +51,22 @@ class ClaimCheck:
 
         Raises `ConfigurationError` for a value that is larger than the app allows.
         """
-        most = int(min(most, self._over))
-        if len(body) <= most or message.protocol is not None or message.serializer == PICKLE:
+        wanted = int(min(most, self._over))
+        if len(body) <= wanted or message.protocol is not None or message.serializer == PICKLE:
             return body
         payloads = self._payloads()
         return body if payloads is None else self._reduced(message, body, most, payloads)
 
     def _reduced(self, message: TaskMessage, body: bytes, most: int, payloads: Payloads) -> bytes:
-        """Replace the largest values by claims until the body fits, and store them; else none."""
+        """Replace the largest values by claims until the body fits, and store them; else none.
+
+        What is larger than `over` all the same may be sent, but not what the queue does not take.
+        """
         kind: str = imported("cloudq.messages.payloads").MESSAGES
         sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[1]))
         claims: dict[int, Claim] = {}
         contents: list[tuple[Claim, bytes]] = []
-        excess = len(body) - most
+        excess = len(body) - int(min(most, self._over))
         for value, text in sized:
             if excess <= 0:
                 break
@@ -74,7 +77,7 @@ class ClaimCheck:
         if not claims:
             return body
         small = self.codec.encode(message.model_copy(update=_with_claims(message, claims)))
-        if len(small) >= len(body) or (len(small) > most and self._over is inf):
+        if len(small) >= len(body) or len(small) > most:
             return body
         for claim, content in contents:
             payloads.store(claim.key, io.BytesIO(content), claim.size)

@@ -181,18 +181,16 @@ class Payloads(Driven[Blobs]):
         buffer = io.BytesIO()
         for part in self.parts(claim.key, claim.size, claim.sha256, sealed=claim.sealed):
             buffer.write(part)
+        data = buffer.getvalue()
         if claim.form == "bytes":
-            return buffer.getvalue()
-        data = buffer.getbuffer()
+            return data
         try:
             if claim.form == "text":
-                return str(data, "utf-8")
-            check_text(bytes(data), "value")
+                return data.decode()
+            check_text(data, "value")
             return orjson.loads(data)
         except ValueError as error:
             raise DecodeError(f"the stored value {claim.key} is malformed: {error}") from error
-        finally:
-            data.release()
 
     def parts(self, key: str, size: int, sha256: str, *, sealed: bool) -> Generator[bytes]:
         """Read a blob in parts, and check it at its end; a broken connection is made anew.
@@ -248,7 +246,9 @@ class Payloads(Driven[Blobs]):
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete blobs that nobody needs any more; a failure is logged, and left to sweeping."""
-        size = self.driver.most_deleted if keys else 1
+        if not keys:
+            return
+        size = self.driver.most_deleted
         for start in range(0, len(keys), size):
             batch = keys[start : start + size]
             try:

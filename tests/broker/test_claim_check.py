@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, MessageTooLarge, chain, group
+from cloudq import CloudQ, MessageTooLarge, chain, chord, group
 from cloudq.broker.claim_check import ClaimCheck
 from cloudq.errors import PayloadError
 from cloudq.messages.compression import COMPRESSIONS
@@ -90,14 +91,78 @@ def test_calls_that_follow_have_theirs(app: CloudQ, tmp_path: Path) -> None:
     assert b"c" * 9000 in stored(tmp_path)
 
 
-def test_many_small_ones_are_refused_with_the_reason(tmp_path: Path) -> None:
-    app = CloudQ("small", broker="memory://claims-small", payload_store=f"file://{tmp_path}/p")
+@pytest.mark.parametrize("over", [None, OVER])
+@pytest.mark.parametrize("large", [0, 1])
+def test_many_small_ones_are_refused_with_the_reason(
+    tmp_path: Path, over: int | None, large: int
+) -> None:
+    """Nothing is stored of what is not sent, whatever else could have been put away."""
+    store = f"file://{tmp_path}/p"
+    app = CloudQ("small", broker="memory://claims", payload_store=store, payload_store_over=over)
     with app:
         most = app.broker.limits("default").body
         app.task(name="take")(lambda *args: None)
         with pytest.raises(MessageTooLarge, match=r"takes [\d,]+: set payload_store, say to s3:"):
-            app.send_task("take", ["x" * 900] * (most // 900 + 1))
-    assert not (tmp_path / "p").exists(), "nothing is left of it"
+            app.send_task("take", ["x" * 900] * (most // 900 + 1) + ["y" * 9000] * large)
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_stays_too_large_for_over_goes_with_its_claims(app: CloudQ, tmp_path: Path) -> None:
+    with app:
+        app.send_task("take", [*["x" * 900] * 10, "y" * 9000])
+        [body] = sent(app)
+    assert body["args"][:10] == ["x" * 900] * 10
+    assert "$blob" in body["args"][10]
+    assert stored(tmp_path) == [b"y" * 9000]
+
+
+def test_what_claims_would_make_no_smaller_stays(app: CloudQ, tmp_path: Path) -> None:
+    """Compressed, the text has fewer bytes than a claim to it."""
+    with app:
+        app.send_task(
+            "take", [*(os.urandom(450).hex() for _ in range(10)), "y" * 2000], compression="zlib"
+        )
+        assert app.broker.admin.peek("default", count=1)
+    assert not (tmp_path / "payloads").exists()
+
+
+@pytest.mark.parametrize(("size", "count"), [(1023, 0), (1024, 1)])
+def test_values_below_a_kilobyte_stay(app: CloudQ, tmp_path: Path, size: int, count: int) -> None:
+    """The JSON of a text has two quotes."""
+    with app:
+        app.send_task("take", [*["x" * 900] * 5, "y" * (size - 2)])
+    assert len(stored(tmp_path)) == count
+
+
+def test_the_body_of_a_chord_that_follows_has_its_claims(app: CloudQ, tmp_path: Path) -> None:
+    take = app.tasks["take"]
+    with app:
+        chain(take.s(1), chord([take.s(2), take.s(3)], take.s("b" * 9000, k="c" * 9000))).delay()
+        [body] = sent(app)
+    last = body["chain"][0]["body"]
+    assert "$blob" in last["args"][0]
+    assert "$blob" in last["kwargs"]["k"]
+    assert stored(tmp_path) == [b"b" * 9000, b"c" * 9000]
+
+
+def test_each_of_many_that_are_sent_together_has_its_claims(app: CloudQ, tmp_path: Path) -> None:
+    take = app.tasks["take"]
+    with app:
+        app.publish([take.prepare(letter * 9000) for letter in "abc"])
+        bodies = sent(app, count=3)
+    assert all("$blob" in body["args"][0] for body in bodies)
+    assert stored(tmp_path) == [b"a" * 9000, b"b" * 9000, b"c" * 9000]
+
+
+@pytest.mark.parametrize("form", [{"protocol": "loud"}, {"serializer": "pickle"}])
+def test_what_others_read_and_what_is_pickled_has_no_claims(
+    app: CloudQ, tmp_path: Path, form: dict[str, Any]
+) -> None:
+    claims = ClaimCheck(app.broker.codec, app.runtime.payloads)
+    message = TaskMessage(id="a", task="take", args=["x" * 9000], **form)
+    body = b"x" * 10_000  # as another format would write it
+    assert claims.fit(message, body, OVER) is body
+    assert not (tmp_path / "payloads").exists()
 
 
 def test_over_is_no_limit(app: CloudQ, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import string
 from collections.abc import Iterator
 from threading import Event, Thread
 
@@ -164,6 +165,25 @@ def test_so_many_are_kept_and_the_longest_unused_goes(
     assert service.opened == 5
 
 
+def test_one_that_is_asked_for_again_is_the_latest_used(
+    keys: DataKeys, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_keys, "MOST_KEPT", 3)
+    one, *others = (b"a:" + bytes([n]) * 32 for n in range(4))
+    for wrapped in (one, *others[:2]):
+        keys.opened(wrapped, "a")
+    clock.now += LIFETIME
+    for wrapped in (one, others[2], one):
+        keys.opened(wrapped, "a")
+    assert service.opened == 5
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 32])
+def test_a_key_of_the_settings_opens_salts_of_its_own_length_alone(length: int) -> None:
+    with pytest.raises(DecodeError, match=f"{length} bytes, where a salt of 16 is expected"):
+        DataKeys("k", OWN).opened(bytes(length), "a")
+
+
 def test_a_closed_one_has_forgotten_all_and_begins_anew(keys: DataKeys, service: Service) -> None:
     wrapped = b"a:" + bytes(32)
     keys.opened(wrapped, "a")
@@ -244,6 +264,23 @@ def test_what_is_too_short_to_be_sealed_is_cut(length: int) -> None:
     cut = base64.urlsafe_b64encode(bytes(length)).rstrip(b"=").decode()
     with pytest.raises(DecodeError, match=r"bad seal: cut short$"):
         encryption.open_bytes(f"{start}:{cut}", "place")
+
+
+def test_a_stored_text_can_be_written_in_one_way_alone() -> None:
+    """The last sign of base64 may have bits that do not count."""
+    encryption = Encryption({"k": OWN})
+    text = encryption.seal_bytes("a", "place", b"")
+    data = base64.urlsafe_b64decode(f"{text.rpartition(':')[2]}==")
+    others = [
+        f"{text[:-1]}{sign}"
+        for sign in string.ascii_letters + string.digits + "-_"
+        if sign != text[-1]
+        and base64.urlsafe_b64decode(f"{text.rpartition(':')[2][:-1]}{sign}==") == data
+    ]
+    assert len(others) == 15
+    for other in others:
+        with pytest.raises(DecodeError, match="not base64 as it is written"):
+            encryption.open_bytes(other, "place")
 
 
 def test_the_connections_of_all_keys_are_closed(service: Service) -> None:

@@ -112,6 +112,17 @@ def test_a_malformed_claim_is_refused(payloads: Payloads, wrong: object) -> None
     assert keys_in({"$blob": wrong}) in ([], [KEY])
 
 
+def test_the_keys_of_claims_are_found_at_any_depth_each_once_and_of_one_kind() -> None:
+    def claim(key: str) -> dict[str, Any]:
+        return {"$blob": RIGHT | {"key": key}}
+
+    others = [f"messages/{owner}/{'0' * 32}" for owner in "ab"]
+    result = f"results/a/{'0' * 32}"
+    inside = {"k": {"deep": [claim(others[1]), claim(KEY)]}, "r": claim(result)}
+    assert keys_in([claim(KEY), [claim(others[0])], inside]) == [KEY, *others]
+    assert keys_in(inside, "results") == [result]
+
+
 def test_a_claim_to_too_much_is_refused_before_it_is_read(payloads: Payloads) -> None:
     with pytest.raises(DecodeError, match="1,000,000,000,000 bytes, and this app takes 10,000,000"):
         fetched(payloads, {"$blob": RIGHT | {"size": 10**12}})
@@ -224,12 +235,12 @@ def test_what_a_driver_says_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_old_ones_are_swept(tmp_path: Path) -> None:
     now = 1_800_000_000.0
     payloads = Payloads(BlobFiles(tmp_path), url="x", most=1000, clock=lambda: now)
-    for age in (10, 90, 110, 200):
+    for age in (10, 90, 100, 110, 200):
         claim = stored(payloads, b"x" * age)
         os.utime(tmp_path / claim.key, (now - age, now - age))
     assert payloads.sweep(older=100) == (2, 310)
     assert payloads.sweep(older=100) == (0, 0)
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
 
 
 def test_the_first_that_cannot_be_swept_is_named(

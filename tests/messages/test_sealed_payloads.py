@@ -159,6 +159,29 @@ def test_a_header_of_the_longest_length_is_read(encryption: Encryption) -> None:
         b"".join(opened(encryption, KEY, [longest + b" ", b"\n" + rest]))
 
 
+def test_an_empty_header_is_none(encryption: Encryption) -> None:
+    with pytest.raises(DecodeError, match="no header that this release knows"):
+        b"".join(opened(encryption, KEY, [b"\n", b"the rest"]))
+
+
+def test_content_that_is_shorter_than_its_size_ends_early(encryption: Encryption) -> None:
+    """Whoever stores it counts its bytes."""
+    made = Sealing(encryption, "shop", KEY, io.BytesIO(bytes(PART + 5)), PART + 6)
+    text = made.read()
+    assert len(text) == text.index(b"\n") + 1 + PART + 28
+    assert made.read() == b""
+
+
+def test_it_is_read_as_other_files_are(encryption: Encryption) -> None:
+    """The libraries of services ask it what it can do."""
+    made = Sealing(encryption, "shop", KEY, io.BytesIO(b"data"), 4)
+    assert made.readable()
+    assert made.seekable()
+    assert made.read(0) == b""
+    assert made.tell() == 0
+    assert len(made.read(-1)) == made.length
+
+
 def test_it_can_be_read_again_from_any_place(encryption: Encryption) -> None:
     data = secrets.token_bytes(2 * PART)
     made = Sealing(encryption, "shop", KEY, io.BytesIO(data), len(data))

@@ -27,6 +27,7 @@ from cloudq import (
     wait_for,
 )
 from cloudq.driver import Change, ConditionFailed, Item, Key, StoreLimits
+from cloudq.results.changes import advance, make
 from cloudq.results.record import Record, failure, fence, from_item, key, to_item
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
@@ -450,6 +451,13 @@ def test_a_still_later_call_that_comes_in_between_is_not_replaced(app: Bench) ->
     app.store.update = raced  # type: ignore[method-assign]
     assert app.results.advance(second) == third
     assert app.results.record("x") == third
+
+
+def test_a_revocation_that_is_kept_for_ever_stays_so_with_a_later_state(app: Bench) -> None:
+    app.store.put([Item(key=key("x"), fields={"revoked": True}, expires=None)])
+    item = make(app.results, key("x"), advance(Record(id="x", state=State.STARTED), 9e9))
+    assert item.expires is None
+    assert from_item(item) == Record(id="x", state=State.STARTED, revoked=True)
 
 
 def test_what_keeps_earlier_deliveries_out_of_a_bundle_names_its_task(app: Bench) -> None:

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloudq.driver import Delivery, Failure
+from cloudq.driver import Code, Delivery, Failure, forks
+from cloudq.driver.ends import Died
 from cloudq.execution.bundles import Parcel
 from cloudq.messages.bundle import Bundle
 from cloudq.results.call_marks import Marks, is_before, is_older
@@ -118,6 +119,28 @@ def test_a_short_lease_is_extended_before_its_call_starts(held: Held) -> None:
     assert held.woken.acquire(blocking=False)
 
 
+def test_a_short_lease_that_is_lost_is_waited_for_no_more(held: Held) -> None:
+    held.app.wire.down = {"extend"}
+    flight = held.hold(FIRST - 1)
+    held.app.wire.down = set()
+    held.app.memory.release([flight.delivery], after=0.0)
+    held.received()
+    held.leases.extend(time.monotonic())
+    assert (flight.lost, flight.short) == (True, False)
+    assert held.woken.acquire(blocking=False)
+
+
+def test_the_death_of_the_worker_passes_through_what_extends_a_short_lease(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        raise Died
+
+    monkeypatch.setattr(held.app.memory, "extend", dies)
+    with pytest.raises(Died):
+        held.hold(FIRST - 1)
+
+
 def test_what_another_thread_has_asked_for_is_asked_for_again_after_its_patience(
     held: Held,
 ) -> None:
@@ -163,6 +186,21 @@ def test_leases_that_wait_to_be_extended_are_told_of_every_five_seconds(
         held.leases.extend(start + LEASE)
     told = [each for each in caplog.records if "could not extend 1 lease" in each.getMessage()]
     assert [each.levelno for each in told] == [logging.WARNING] * 3
+
+
+def test_the_first_reason_why_leases_were_not_extended_is_told(
+    held: Held, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.leases.hold(held.received(count=2))
+
+    def refuses(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        codes = Code.THROTTLED, Code.DENIED
+        return [Failure(index=n, code=code, reason=f"no {n}") for n, code in enumerate(codes)]
+
+    monkeypatch.setattr(held.app.memory, "extend", refuses)
+    held.leases.extend(time.monotonic() + LEASE)
+    [told] = [each.getMessage() for each in caplog.records if each.name == "cloudq.worker"]
+    assert told == "could not extend 2 leases: no 0"
 
 
 @pytest.mark.parametrize("settling", [False, True])
@@ -229,12 +267,51 @@ def test_with_the_lease_of_a_bundle_of_plain_calls_all_are_lost(held: Held) -> N
 
 
 def test_the_threads_extend_and_end(held: Held) -> None:
+    threads = held.leases._threads  # pyright: ignore[reportPrivateUsage]
+    assert all(thread.daemon for thread in threads)  # no process waits for them at its end
     held.leases.start()
     flight = held.hold()
     flight.lease_ends = time.monotonic() + 1
     eventually(lambda: flight.extended)
     held.leases.stop()
-    assert not any(thread.is_alive() for thread in held.leases._threads)  # pyright: ignore[reportPrivateUsage]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_the_threads_go_on_after_an_error_and_end_with_the_death_of_the_worker(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([ValueError, Died, Died])
+    raised: list[type[BaseException]] = []
+    ended: list[type[BaseException]] = []
+
+    def fails(now: float) -> None:
+        error = next(errors, ValueError)
+        raised.append(error)
+        raise error
+
+    def ends(given: threading.ExceptHookArgs) -> None:
+        ended.append(given.exc_type)
+
+    monkeypatch.setattr(held.leases, "extend", fails)
+    monkeypatch.setattr(threading, "excepthook", ends)
+    held.leases.start()
+    eventually(lambda: len(raised) >= 3)
+    held.leases.stop()
+    assert ended == [Died, Died]
+
+
+def test_a_forked_process_makes_marks_though_another_thread_was_making_one() -> None:
+    made: list[str] = []
+
+    def clock() -> float:  # whoever asks it holds the lock of the marks
+        if not made:
+            made.append("")
+            forks._renewed[marks](marks)  # pyright: ignore[reportPrivateUsage]
+            made[0] = marks.new()
+        return 5.0
+
+    marks = Marks(clock)
+    assert marks.new() > made[0]
 
 
 def test_each_mark_is_later_than_those_before_though_the_clock_stands_or_goes_back() -> None:
