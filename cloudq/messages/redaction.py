@@ -111,10 +111,9 @@ class Secrecy:
 
     def _inside(self, value: Any, depth: int = 0) -> Any:
         """Return a value with `***` for what is secret in it; the value itself if nothing is."""
-        kind: type[Any] = type(value)
-        if kind in SCALARS:
+        if _is_scalar(value):
             return value
-        if depth > _DEEPEST or (kind is not list and is_secret(value)):
+        if depth > _DEEPEST or is_secret(value):
             return HIDDEN
         parts = _parts(value)
         if parts is None:
@@ -131,7 +130,7 @@ class Secrecy:
     def _found(self, value: Any, is_secret_itself: bool, depth: int = 0) -> Iterator[Any]:
         if is_secret_itself or is_secret(value):
             yield value
-        elif type(value) in SCALARS:
+        elif _is_scalar(value):
             return
         elif depth <= _DEEPEST and (parts := _parts(value)) is not None:
             for name, inner in parts[0]:
@@ -158,6 +157,10 @@ def _parts(value: Any) -> tuple[Pairs, Callable[[list[tuple[Any, Any]]], Any]] |
         return items, lambda pairs: [item for _, item in pairs]
     fields = fields_of(value)
     return None if fields is None else (fields.items(), dict)
+
+
+def _is_scalar(value: object) -> bool:
+    return type(value) in SCALARS
 
 
 def _key(wire: Any) -> Any:
