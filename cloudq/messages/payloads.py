@@ -31,7 +31,7 @@ from cloudq.errors import (
     PayloadGone,
 )
 from cloudq.messages.json_text import is_list, is_object
-from cloudq.messages.payload_places import READING
+from cloudq.messages.payload_places import READING, inside_stored
 from cloudq.messages.sealed_payloads import Sealing, opened
 from cloudq.messages.size import check_text
 
@@ -367,11 +367,8 @@ def read_claim(content: Any) -> Any:
     from cloudq.messages.values import check_depth, from_wire
 
     check_depth(found, what="the stored value's parts")
-    token = READING.set(None)  # a stored value has no claims
-    try:
+    with inside_stored(opens):
         return from_wire(found)
-    finally:
-        READING.reset(token)
 
 
 def keys_in(node: Any, kind: str = MESSAGES) -> list[str]:

@@ -1,0 +1,96 @@
+"""Large arguments of calls that are composed: each call finds its own until it has ended."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudq import CloudQ, File, chain
+from cloudq.testing import drain
+
+LARGE = "a line\n" * 1000
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[CloudQ]:
+    url = f"memory://{uuid.uuid4().hex}"
+    settings: dict[str, Any] = {
+        "payload_store": f"file://{tmp_path}",
+        "payload_store_over": 2000,
+        "max_retries": 0,
+    }
+    with CloudQ("large", broker=url, backend=url, **settings) as made:
+        yield made
+
+
+def left(folder: Path) -> list[str]:
+    """The kinds of the payloads that are there."""
+    return sorted(path.parent.parent.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_in_a_large_value_is_read(app: CloudQ) -> None:
+    @app.task(name="same")
+    def same(given: list[Any]) -> list[Any]:
+        assert given[0].read() == b"hello"
+        return given
+
+    result = same.delay([File.from_bytes(b"hello", "hello.txt"), LARGE])
+    drain(app)
+    [file, text] = result.get(timeout=1)
+    assert (file.read(), text) == (b"hello", LARGE)
+
+
+def test_one_text_in_many_calls_is_there_for_each(app: CloudQ, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    @app.task(name="measure")
+    def measure(text: str, *others: str) -> None:
+        sizes.extend(map(len, (text, *others)))
+
+    steps: Any = chain(measure.si(LARGE), measure.si(LARGE), measure.si(LARGE, LARGE))
+    steps.delay()
+    measure.apply_async((LARGE,), link=[measure.si(LARGE), measure.si(LARGE)])
+    assert left(tmp_path) == ["messages"] * 7
+    drain(app)
+    assert sizes == [len(LARGE)] * 7
+    assert not left(tmp_path)
+
+
+def test_error_callbacks_are_given_the_large_arguments_of_the_failed_call(app: CloudQ) -> None:
+    told: list[Any] = []
+
+    @app.task(name="told")
+    def tell(request: dict[str, Any], error: str, traceback: str, *more: str) -> None:
+        told.append([request["args"], request["kwargs"], *more])
+
+    @app.task(name="fail")
+    def fail(text: str, *, key: str) -> None:
+        raise ValueError(text[:6])
+
+    fail.apply_async((LARGE,), {"key": LARGE}, link_error=[tell.s(LARGE), tell.s()])
+    drain(app)
+    given = [[LARGE], {"key": LARGE}]
+    assert sorted(told, key=len) == [given, [*given, LARGE]]
+
+
+def test_what_no_error_callback_is_given_goes_with_the_failed_call(
+    app: CloudQ, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    @app.task(name="told")
+    def tell(failed: str) -> None:
+        told.append(failed)
+
+    @app.task(name="fail")
+    def fail(text: str) -> None:
+        raise ValueError(text[:6])
+
+    failed = fail.apply_async((LARGE,), link_error=tell.s())
+    drain(app)
+    assert told == [failed.id]
+    assert not left(tmp_path)
