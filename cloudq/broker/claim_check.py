@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +60,15 @@ class ClaimCheck:
     def _reduced(self, message: TaskMessage, body: bytes, most: int, payloads: Payloads) -> bytes:
         """Replace the largest values by claims until the body fits, and store them; else none."""
         kind: str = imported("cloudq.messages.payloads").MESSAGES
-        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[1]))
+        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[2]))
         claims: dict[int, Claim] = {}
         contents: list[tuple[Claim, bytes]] = []
         excess = len(body) - most
-        for value, text in sized:
+        for place, value, text in sized:
             if excess <= 0:
                 break
             claim, content = payloads.claim(kind, value, text)
-            claims[id(value)] = claim
+            claims[place] = claim
             contents.append((claim, content))
             excess -= len(text) - len(json_bytes(claim.to_wire()))
         if not claims:
@@ -87,13 +87,16 @@ def _calls_in(message: TaskMessage) -> dict[str, Any]:
     return {"args": message.args, "kwargs": message.kwargs, **calls}
 
 
-def _sized(node: Any) -> Iterator[tuple[Any, bytes]]:
-    """Yield the arguments worth a claim, with their JSON."""
-    for value in _arguments(node):
+def _sized(node: Any) -> Iterator[tuple[int, Any, bytes]]:
+    """Yield the arguments worth a claim, with their places among all and their JSON.
+
+    One value at two places has two claims: the calls that have it end at different times.
+    """
+    for place, value in enumerate(_arguments(node)):
         if type(value) is str or is_list(value) or (is_object(value) and "$blob" not in value):
             text = json_bytes(value)
             if len(text) >= _SMALL:
-                yield value, text
+                yield place, value, text
 
 
 def _arguments(node: Any) -> Iterator[Any]:
@@ -113,16 +116,17 @@ def _arguments(node: Any) -> Iterator[Any]:
 
 def _with_claims(message: TaskMessage, claims: Mapping[int, Claim]) -> dict[str, Any]:
     """Return the changed fields of a message."""
-    return _replaced(_calls_in(message), partial(_swapped, claims))
+    places = count()
 
+    def swapped(value: Any) -> Any:
+        claim = claims.get(next(places))
+        return value if claim is None else claim.to_wire()
 
-def _swapped(claims: Mapping[int, Claim], value: Any) -> Any:
-    claim = claims.get(id(value))
-    return value if claim is None else claim.to_wire()
+    return _replaced(_calls_in(message), swapped)
 
 
 def _replaced(node: Any, swap: Callable[[Any], Any]) -> Any:
-    """Copy a call with other arguments."""
+    """Copy a call with other arguments, swapped in the order in which `_arguments` has them."""
     if is_list(node):
         return [_replaced(each, swap) for each in node]
     if not is_object(node):

@@ -21,9 +21,10 @@ from cloudq.execution.settlement import (
     Settlement,
     copy_of,
     delivered_before,
+    freed,
     unrecorded,
 )
-from cloudq.messages.message import TaskMessage, payloads_of
+from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import IGNORED, TERMINAL, Record, State, as_ignored, fence
 from cloudq.runtime import Runtime
@@ -258,8 +259,9 @@ class Outcomes:
             record = replace(record, dead_lettered=True)
         message = job.message
         follows = message.chain or message.link or message.link_error
+        starts = self._workflows.planner.after(message, record) if follows else None
         return Settlement(
-            starts=self._workflows.planner.after(message, record) if follows else None,
+            starts=starts,
             member_result=member_result_of(message, record),
             action=action,
             task_id=job.message.id,
@@ -271,7 +273,7 @@ class Outcomes:
             fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
-            frees=payloads_of(message, follow=record.state is not State.SUCCESS),
+            frees=freed(message, starts, follow=record.state is not State.SUCCESS),
             error=error,
         )
 
