@@ -51,7 +51,8 @@ def test_one_text_in_many_calls_is_there_for_each(app: CloudQ, tmp_path: Path) -
     def measure(text: str, *others: str) -> None:
         sizes.extend(map(len, (text, *others)))
 
-    steps: Any = chain(measure.si(LARGE), measure.si(LARGE), measure.si(LARGE, LARGE))
+    given = measure.si(LARGE), measure.si(LARGE), measure.si(LARGE, LARGE)
+    steps: Any = chain(*given)  # pyright: ignore[reportUnknownVariableType]
     steps.delay()
     measure.apply_async((LARGE,), link=[measure.si(LARGE), measure.si(LARGE)])
     assert left(tmp_path) == ["messages"] * 7
