@@ -10,13 +10,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    Field,
+    RootModel,
+    SecretBytes,
+    SecretStr,
+)
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict
 
 from cloudq import CloudQ, InvalidArguments, get_task_logger
 from cloudq.dashboard.actions.edits import edit_of
@@ -107,6 +117,68 @@ def test_a_task_gets_what_is_hidden(app: CloudQ) -> None:
     drain(app)
     want = [CARD, (SecretStr(CARD),), {"pin1": CARD}, {"other": CARD}]
     assert got == [want, want]
+
+
+class Chosen(BaseModel):
+    card: SecretStr = Field(validation_alias=AliasChoices("cc", "number"))
+
+
+class Deep(BaseModel):
+    card: SecretStr = Field(validation_alias=AliasPath("payment", "cc"))
+
+
+class Whole(RootModel[SecretStr]): ...
+
+
+class Pair(NamedTuple):
+    order: int
+    card: SecretStr
+
+
+class Table(TypedDict):
+    order: int
+    card: SecretStr
+
+
+@dataclass
+class Base:
+    card: SecretStr
+
+
+@dataclass
+class Derived(Base):
+    order: int = 1
+
+
+@pydantic_dataclass
+class Named:
+    card: SecretStr = Field(alias="cc")
+
+
+@pytest.mark.parametrize(
+    ("hint", "given"),
+    [
+        (Chosen, {"cc": CARD}),
+        (Chosen, {"number": CARD}),
+        (Deep, {"payment": {"cc": CARD}}),
+        (Whole, CARD),
+        (list[Whole], [CARD]),
+        (Pair, [7, CARD]),
+        (Table, {"order": 7, "card": CARD}),
+        (Derived, {"card": CARD}),
+        (Named, {"cc": CARD}),
+    ],
+)
+def test_a_plain_value_is_hidden_where_its_hint_has_a_secret(
+    app: CloudQ, hint: Any, given: Any
+) -> None:
+    def take(value: Any) -> None: ...
+
+    take.__annotations__["value"] = hint
+    task: Any = app.task(name="take")(take)
+    assert CARD not in repr(task.s(given))
+    assert CARD not in repr(task.s({"list": [given]}))
+    assert "shown" in repr(task.s({"order": "shown"})) or hint in (Whole, list[Whole], Pair)
 
 
 def test_a_log_line_with_a_traceback_has_no_secret(
