@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, File, chain
+from cloudq.operations.seen import read
 from cloudq.testing import drain
 
 LARGE = "a line\n" * 1000
@@ -95,3 +96,16 @@ def test_what_no_error_callback_is_given_goes_with_the_failed_call(
     drain(app)
     assert told == [failed.id]
     assert not left(tmp_path)
+
+
+def test_where_nobody_runs_the_call_its_size_is_shown(app: CloudQ) -> None:
+    @app.task(name="take")
+    def take(*args: Any, **kwargs: Any) -> None: ...
+
+    file = File.from_bytes(b"hello", "hello.txt")
+    take.delay(LARGE, file, 3, report=[LARGE, file], key={"$blob": 1})
+    [seen] = [read(each, app, "default") for each in app.broker.admin.peek("default", count=1)]
+    assert seen.arguments(200) == (
+        "<7,000 bytes in the payload store>, <File 'hello.txt', 5 bytes, text/plain>, 3, "
+        'report=<8,198 bytes in the payload store>, key={"$dict":[["$blob",1]]}'
+    )
