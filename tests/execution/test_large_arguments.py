@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, File, chain
+from cloudq import CloudQ, File, chain, group
 from cloudq.operations.seen import read
 from cloudq.testing import drain
 
@@ -96,6 +96,27 @@ def test_what_no_error_callback_is_given_goes_with_the_failed_call(
     drain(app)
     assert told == [failed.id]
     assert not left(tmp_path)
+
+
+def test_each_error_callback_of_a_replaced_call_has_its_large_arguments(app: CloudQ) -> None:
+    told: list[int] = []
+
+    @app.task(name="told")
+    def tell(request: Any, error: str, traceback: str, text: str) -> None:
+        told.append(len(text))
+
+    @app.task(name="fail")
+    def fail(number: int) -> None:
+        raise ValueError(number)
+
+    @app.task(name="replaced", bind=True)
+    def replaced(self: Any) -> None:
+        members: Any = group(fail.s(1), fail.s(2))
+        self.replace(members)
+
+    replaced.apply_async(link_error=tell.s(LARGE))
+    drain(app)
+    assert told == [len(LARGE)] * 3, "of each member, and of the body"
 
 
 def test_where_nobody_runs_the_call_its_size_is_shown(app: CloudQ) -> None:
