@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
-from cloudq import CloudQ, InvalidArguments, get_task_logger
+from cloudq import CloudQ, ConfigurationError, InvalidArguments, get_task_logger
 from cloudq.dashboard.actions.edits import edit_of
 from cloudq.driver import Delivery
 from cloudq.driver.log import Log
@@ -256,6 +256,48 @@ def test_a_secret_makes_no_key_by_its_text(app: CloudQ) -> None:
 
     with pytest.raises(InvalidArguments, match="a secret makes no key"):
         once.delay(SecretStr(CARD))
+
+
+def test_no_key_is_made_of_what_is_secret_in_arguments(app: CloudQ) -> None:
+    class Paid(BaseModel):
+        order: int
+        card: SecretStr
+
+    for option in ("unique", "concurrency", "group_key", "dedup_key"):
+        with pytest.raises(ConfigurationError, match="and pin_1 is secret: a key is shown"):
+            app.task(name="refused", **{option: "of:{pin_1}"})(lambda pin_1: None)  # type: ignore
+
+    @app.task(name="whole", unique="of:{given}")
+    def whole(given: Any) -> None: ...
+
+    @app.task(name="part", unique="of:{given[pin]}")
+    def part(given: Any) -> None: ...
+
+    @app.task(name="model", unique="of:{paid.card}")
+    def model(paid: Paid) -> None: ...
+
+    @app.task(name="hinted", unique="of:{key}")
+    def hinted(key: SecretStr) -> None: ...
+
+    @app.task(name="order", unique="of:{paid.order}:{given[host]}")
+    def order(paid: Paid, given: Any) -> None: ...
+
+    paid = Paid(order=7, card=SecretStr(CARD))
+    given = {"host": "db", "pin": CARD}
+    sends: list[Callable[[], Any]] = [
+        lambda: whole.delay(given),
+        lambda: whole.delay([SecretStr(CARD)]),
+        lambda: whole.delay(paid),
+        lambda: part.delay(given),
+        lambda: model.delay(paid),
+        lambda: hinted.delay(CARD),  # type: ignore[arg-type]
+    ]
+    for send in sends:
+        with pytest.raises(InvalidArguments, match="a secret makes no key"):
+            send()
+    assert whole.delay({"host": "db"})
+    assert order.delay(paid, given)
+    assert len(drain(app)) == 2
 
 
 def test_an_edit_leaves_the_secrets_that_it_was_shown_hidden(app: CloudQ) -> None:
