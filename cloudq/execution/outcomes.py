@@ -21,10 +21,10 @@ from cloudq.execution.settlement import (
     Settlement,
     copy_of,
     delivered_before,
-    freed,
+    unneeded,
     unrecorded,
 )
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import IGNORED, TERMINAL, Record, State, as_ignored, fence
 from cloudq.runtime import Runtime
@@ -260,6 +260,7 @@ class Outcomes:
         message = job.message
         follows = message.chain or message.link or message.link_error
         starts = self._workflows.planner.after(message, record) if follows else None
+        frees = payloads_of(message, follow=record.state is not State.SUCCESS)
         return Settlement(
             starts=starts,
             member_result=member_result_of(message, record),
@@ -273,7 +274,7 @@ class Outcomes:
             fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
-            frees=freed(message, starts, follow=record.state is not State.SUCCESS),
+            frees=unneeded(frees, starts) if frees and starts is not None else frees,
             error=error,
         )
 

@@ -168,17 +168,14 @@ def unrecorded(
     )
 
 
-def freed(message: TaskMessage, starts: Plan | None, *, follow: bool) -> Sequence[str]:
-    """Return the payloads of a call that nobody needs once it has ended, and has started these.
+def unneeded(payloads: Sequence[str], starts: Plan) -> Sequence[str]:
+    """Return those payloads of an ended call that the calls which it starts do not have.
 
     An error callback is given the arguments of the failed call.
     """
-    keys = payloads_of(message, follow=follow)
-    if not keys or starts is None:
-        return keys
     named = [[m.args, m.kwargs, m.chain, m.link, m.link_error] for m in starts.messages]
     kept: Sequence[str] = imported("cloudq.messages.payloads").keys_in(named)
-    return [key for key in keys if key not in kept]
+    return [key for key in payloads if key not in kept]
 
 
 _COUNTS = ("retries", "replaced", "continued", "waits")
