@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, File, chain, group
+from cloudq.operations.audit import local_actor
 from cloudq.operations.seen import read
+from cloudq.operations.task_actions import retry
+from cloudq.operations.tasks import FAILURES
 from cloudq.testing import drain
 
 LARGE = "a line\n" * 1000
@@ -117,6 +120,24 @@ def test_each_error_callback_of_a_replaced_call_has_its_large_arguments(app: Clo
     replaced.apply_async(link_error=tell.s(LARGE))
     drain(app)
     assert told == [len(LARGE)] * 3, "of each member, and of the body"
+
+
+def test_a_call_is_not_run_again_with_an_argument_that_is_gone(app: CloudQ) -> None:
+    ran: list[int] = []
+
+    @app.task(name="fail")
+    def fail(text: str) -> None:
+        ran.append(len(text))
+        raise ValueError(text[:6])
+
+    fail.delay(LARGE)
+    fail.delay("small")
+    drain(app)
+    done = retry(app, FAILURES, by=local_actor())
+    drain(app)
+    assert ran == [len(LARGE), 5, 5]
+    [refused] = done.failed
+    assert "a large argument of it was in the payload store, and went with" in refused.reason
 
 
 def test_where_nobody_runs_the_call_its_size_is_shown(app: CloudQ) -> None:
