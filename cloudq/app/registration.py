@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, ca
 
 from cloudq.app.functions import as_function, module_of, same
 from cloudq.errors import ConfigurationError, UnknownTask, did_you_mean
+from cloudq.messages.redaction import named_by
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.limits.keys import check_keys, check_shown
@@ -130,7 +131,9 @@ def register(
     check_templates(name, made.throttle, parameters, open=is_open)
     check_keys(name, made.keys, parameters, open=is_open)
     check_names(name, made.secret, parameters, is_open=is_open)
-    check_shown(name, made.throttle, made.keys, made.secret)
+    named = named_by(app.runtime.conf.redact)
+    redacted = frozenset(filter(named, parameters)) if named is not None else frozenset[str]()
+    check_shown(name, made.throttle, made.keys, made.secret | redacted)
     arguments.runtime = app.runtime
     make = base.made if instance is None else instance.adopt
     parts: dict[str, Any] = {"name": name, "app": app, "policy": made, "arguments": arguments}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import replace
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +64,15 @@ class ClaimCheck:
         What is larger than `over` all the same may be sent, but not what the queue does not take.
         """
         kind: str = imported("cloudq.messages.payloads").MESSAGES
-        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[1]))
+        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[2]))
         claims: dict[int, Claim] = {}
         contents: list[tuple[Claim, bytes]] = []
         excess = len(body) - int(min(most, self._over))
-        for value, text in sized:
+        for place, value, text, kept in sized:
             if excess <= 0:
                 break
             claim, content = payloads.claim(kind, value, text)
-            claims[id(value)] = claim
+            claims[place] = claim = replace(claim, kept=kept)
             contents.append((claim, content))
             excess -= len(text) - len(json_bytes(claim.to_wire()))
         if not claims:
@@ -90,42 +91,49 @@ def _calls_in(message: TaskMessage) -> dict[str, Any]:
     return {"args": message.args, "kwargs": message.kwargs, **calls}
 
 
-def _sized(node: Any) -> Iterator[tuple[Any, bytes]]:
-    """Yield the arguments worth a claim, with their JSON."""
-    for value in _arguments(node):
+def _sized(node: Any) -> Iterator[tuple[int, Any, bytes, bool]]:
+    """Yield the arguments worth a claim, with their places among all, their JSON, and if to keep.
+
+    One value at two places has two claims: the calls that have it end at different times.
+    """
+    for place, (value, kept) in enumerate(_arguments(node)):
         if type(value) is str or is_list(value) or (is_object(value) and "$blob" not in value):
             text = json_bytes(value)
             if len(text) >= _SMALL:
-                yield value, text
+                yield place, value, text, kept
 
 
-def _arguments(node: Any) -> Iterator[Any]:
-    """Yield each argument of a call, and of the calls in it."""
+def _arguments(node: Any, kept: bool = False) -> Iterator[tuple[Any, bool]]:
+    """Yield each argument of a call, and of the calls in it.
+
+    Those of error callbacks are kept: each call of a workflow that replaces this one has them.
+    """
     if is_list(node):
         for each in node:
-            yield from _arguments(each)
+            yield from _arguments(each, kept)
     elif is_object(node):
         for name, inside in node.items():
             if name == "args" and is_list(inside):
-                yield from inside
+                yield from ((value, kept) for value in inside)
             elif name == "kwargs" and is_object(inside):
-                yield from inside.values()
+                yield from ((value, kept) for value in inside.values())
             else:
-                yield from _arguments(inside)
+                yield from _arguments(inside, kept or name == "link_error")
 
 
 def _with_claims(message: TaskMessage, claims: Mapping[int, Claim]) -> dict[str, Any]:
     """Return the changed fields of a message."""
-    return _replaced(_calls_in(message), partial(_swapped, claims))
+    places = count()
 
+    def swapped(value: Any) -> Any:
+        claim = claims.get(next(places))
+        return value if claim is None else claim.to_wire()
 
-def _swapped(claims: Mapping[int, Claim], value: Any) -> Any:
-    claim = claims.get(id(value))
-    return value if claim is None else claim.to_wire()
+    return _replaced(_calls_in(message), swapped)
 
 
 def _replaced(node: Any, swap: Callable[[Any], Any]) -> Any:
-    """Copy a call with other arguments."""
+    """Copy a call with other arguments, swapped in the order in which `_arguments` has them."""
     if is_list(node):
         return [_replaced(each, swap) for each in node]
     if not is_object(node):

@@ -29,6 +29,10 @@ def backend_example(broker: str) -> str:
 
 def _row(seen: Seen, *, dead: bool) -> list[object]:
     age, last = since(seen.peeked.sent_at), seen.reason if dead else seen.retries
+    if seen.calls:
+        return [seen.id, seen.task, seen.arguments(), age, last]
+    if seen.named is not None:  # all but the name of its task is encrypted
+        return [seen.id, seen.named, seen.problem, age, last]
     # The reason of a dead letter already says why it could not be decoded.
     unread = "?" if dead and seen.reason else f"? {seen.problem}"
-    return [seen.id, seen.task if seen.calls else unread, seen.arguments(), age, last]
+    return [seen.id, unread, seen.arguments(), age, last]

@@ -26,7 +26,7 @@ from cloudq.execution.bundles import Parcel, Part, alone, body_of
 from cloudq.execution.error_text import line_of, reason_of
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_bundles import PlainBundles
-from cloudq.execution.queue_rules import refusal
+from cloudq.execution.queue_rules import refusal, restrained
 from cloudq.execution.salvage import salvage, without_parts
 from cloudq.execution.settlement import (
     NEVER,
@@ -224,6 +224,7 @@ class Admission:
         return self._unrunnable(delivery, message, why)
 
     def _unrunnable(self, delivery: Delivery, message: TaskMessage, why: CloudQError) -> Settlement:
+        message = restrained(self._runtime.conf, delivery.queue, message)
         try:
             return self._outcomes.unrunnable(delivery, message, why)
         except Exception:  # what follows it is what cannot be read
@@ -253,7 +254,7 @@ class Admission:
         if refused is not None:
             if signals.task_unknown and isinstance(refused, UnknownTask):
                 lifecycle.unknown(message, refused)
-            failed = self._outcomes.unrunnable(delivery, message, refused)
+            failed = self._unrunnable(delivery, message, refused)
             return replace(failed, reason=str(refused))
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})

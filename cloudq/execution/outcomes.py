@@ -21,6 +21,7 @@ from cloudq.execution.settlement import (
     Settlement,
     copy_of,
     delivered_before,
+    unneeded,
     unrecorded,
 )
 from cloudq.messages.message import TaskMessage, payloads_of
@@ -258,8 +259,10 @@ class Outcomes:
             record = replace(record, dead_lettered=True)
         message = job.message
         follows = message.chain or message.link or message.link_error
+        starts = self._workflows.planner.after(message, record) if follows else None
+        frees = payloads_of(message, follow=record.state is not State.SUCCESS)
         return Settlement(
-            starts=self._workflows.planner.after(message, record) if follows else None,
+            starts=starts,
             member_result=member_result_of(message, record),
             action=action,
             task_id=job.message.id,
@@ -271,7 +274,7 @@ class Outcomes:
             fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
-            frees=payloads_of(message, follow=record.state is not State.SUCCESS),
+            frees=unneeded(frees, starts) if frees and starts is not None else frees,
             error=error,
         )
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask
 from cloudq.execution.bundles import body_of
 from cloudq.messages.message import TaskMessage
 from cloudq.settings import Settings
+from cloudq.tasks.signature import Node, Signature
+from cloudq.tasks.signature_json import from_dict
+from cloudq.tasks.steps import COLLECT
 
 T = TypeVar("T")
+
+_MAPS = ("cloudq.map", "cloudq.starmap")
 
 _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
 
@@ -42,11 +47,32 @@ def refusal(
     return DecodeError(why) if why else None
 
 
+def restrained(conf: Settings, queue: str, message: TaskMessage) -> TaskMessage:
+    """Return a call that is not run, without error callbacks that its queue may not start."""
+    patterns = _of(conf.queue_tasks, queue)
+    if patterns is None or not message.link_error:
+        return message
+    try:
+        if all(_allows(patterns, each) for each in _followers(message)):
+            return message
+    except Exception:  # one of them cannot be read
+        pass
+    return message.model_copy(update={"link_error": []})
+
+
 def _why_refused(conf: Settings, queue: str, message: TaskMessage, size: int, now: float) -> str:
     """Say why a call of a message of `size` bytes is not run from this queue; "" where it is."""
-    tasks = _of(conf.queue_tasks, queue)
-    if tasks is not None and not _allows(tasks, message.task):
-        return f"task {message.task!r} is not run from queue {queue!r}: see queue_tasks"
+    patterns = _of(conf.queue_tasks, queue)
+    if patterns is not None:
+        asked = _run_by(message.task, message.args, message.kwargs)
+        if not _allows(patterns, asked):
+            return f"task {asked!r} is not run from queue {queue!r}: see queue_tasks"
+        for later in _followers(message):
+            if not _allows(patterns, later):
+                return (
+                    f"task {later!r} is to follow a call from queue {queue!r}, which may not start "
+                    "it: see queue_tasks"
+                )
     limits = _of(conf.queue_limits, queue)
     if limits is None:
         return ""
@@ -67,4 +93,24 @@ def _of(rules: Mapping[str, T], queue: str) -> T | None:
 
 
 def _allows(patterns: Sequence[str], task: str) -> bool:
-    return any(fnmatchcase(task, pattern) for pattern in patterns)
+    return task == COLLECT or any(fnmatchcase(task, pattern) for pattern in patterns)
+
+
+def _followers(message: TaskMessage) -> Iterator[str]:
+    """Yield the names of the tasks that a call may start: in its chain, and in its callbacks."""
+    waiting: list[Node[Any]] = []
+    for part in (*message.chain, *message.link, *message.link_error):
+        waiting.append(from_dict(part))
+        while waiting:
+            node = waiting.pop()
+            waiting += (*node.parts(), *node.links, *node.link_errors)
+            if isinstance(node, Signature):
+                yield _run_by(node.task, node.args, node.kwargs)
+
+
+def _run_by(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return the name of the task that a call runs: that of a map names another."""
+    if task not in _MAPS:
+        return task
+    named = args[0] if args else kwargs.get("task")
+    return named if isinstance(named, str) else task

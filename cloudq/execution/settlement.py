@@ -10,6 +10,7 @@ from typing import Any
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
+from cloudq.driver.forks import imported
 from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, ServiceError
 from cloudq.messages.fields import MOST
@@ -165,6 +166,16 @@ def unrecorded(
         unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
         frees=payloads_of(message) if action is Action.ACK and resend is None else (),
     )
+
+
+def unneeded(payloads: Sequence[str], starts: Plan) -> Sequence[str]:
+    """Return those payloads of an ended call that the calls which it starts do not have.
+
+    An error callback is given the arguments of the failed call.
+    """
+    named = [[m.args, m.kwargs, m.chain, m.link, m.link_error] for m in starts.messages]
+    kept: Sequence[str] = imported("cloudq.messages.payloads").keys_in(named)
+    return [key for key in payloads if key not in kept]
 
 
 _COUNTS = ("retries", "replaced", "continued", "waits")

@@ -372,9 +372,11 @@ def from_object(fields: object) -> TaskMessage | None:
 def payloads_of(message: TaskMessage, *, follow: bool = False) -> Sequence[str]:
     """Return the keys of the payloads of a call; with `follow`, also of what follows its success.
 
-    Files are not among them: other calls may have them too.
+    Files are not among them: other calls may have them too. Nor is what is in an argument, as the
+    arguments of the failed call are in that of an error callback.
     """
-    given = [*message.args, *message.kwargs.values()]
+    values = (*message.args, *message.kwargs.values())
+    given = [each for each in values if type(each) is dict and "$blob" in each]
     if follow:
         given += [*message.chain, *message.link]
     if not any(type(value) is dict for value in given):  # as most

@@ -46,3 +46,14 @@ def writing(opens: Opens) -> Generator[None]:
         yield
     finally:
         WRITING.reset(token)
+
+
+@contextmanager
+def inside_stored(opens: Opens) -> Generator[None]:
+    """Read what is in a stored value: its files lie in the same store, and it has no claims."""
+    token = READING.set(None)
+    try:
+        with writing(opens):
+            yield
+    finally:
+        READING.reset(token)

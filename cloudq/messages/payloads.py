@@ -31,7 +31,7 @@ from cloudq.errors import (
     PayloadGone,
 )
 from cloudq.messages.json_text import is_list, is_object
-from cloudq.messages.payload_places import READING
+from cloudq.messages.payload_places import READING, inside_stored
 from cloudq.messages.sealed_payloads import Sealing, opened
 from cloudq.messages.size import check_text
 
@@ -58,7 +58,8 @@ _NO_PLACE = (
 class Claim:
     """The place of a value in the blob store: the key, the size in bytes, and what it is there.
 
-    Of one that is `sealed` size and hash are those of what opens.
+    Of one that is `sealed` size and hash are those of what opens. One that is `kept` stays until it
+    expires: several calls may have it.
     """
 
     key: str
@@ -66,18 +67,21 @@ class Claim:
     sha256: str
     form: str
     sealed: bool = False
+    kept: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """Return the wire value."""
         said = {"key": self.key, "size": self.size, "sha256": self.sha256, "as": self.form}
-        return {"$blob": said | {"sealed": True} if self.sealed else said}
+        marks = {name: True for name in ("sealed", "kept") if getattr(self, name)}
+        return {"$blob": said | marks}
 
     @classmethod
     def from_wire(cls, content: Any) -> Claim:
         """Read the content of a tag. Raises `ValueError` for what is no claim."""
         if not is_object(content) or content.get("as") not in _FORMS:
             raise ValueError("it is no claim to a blob")
-        return cls(**place_in(content), form=content["as"])
+        kept = content.get("kept") is True
+        return cls(**place_in(content), form=content["as"], kept=kept)
 
 
 def place_in(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,15 +371,12 @@ def read_claim(content: Any) -> Any:
     from cloudq.messages.values import check_depth, from_wire
 
     check_depth(found, what="the stored value's parts")
-    token = READING.set(None)  # a stored value has no claims
-    try:
+    with inside_stored(opens):
         return from_wire(found)
-    finally:
-        READING.reset(token)
 
 
 def keys_in(node: Any, kind: str = MESSAGES) -> list[str]:
-    """Return the keys of the claims of one kind in wire values, each once."""
+    """Return the keys of the claims of one kind in wire values, each once, without kept ones."""
     found: dict[str, None] = {}
     level = [node]
     while level:
@@ -385,8 +386,10 @@ def keys_in(node: Any, kind: str = MESSAGES) -> list[str]:
                 inside += each
             elif is_object(each):
                 inside += each.values()
-                content = each.get("$blob")
-                key: Any = content.get("key") if is_object(content) else None
+                content = each.get("$blob", {})
+                if not is_object(content) or content.get("kept") is True:
+                    continue
+                key: Any = content.get("key")
                 if _is_of(kind, key):
                     found[key] = None
         level = inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from typing import Any
@@ -20,6 +21,9 @@ from cloudq.text import HIDDEN
 Named = Callable[[str], object]
 """Tells whether the settings have a name for that of a secret."""
 _DEEPEST = 100
+_FORMATTER = string.Formatter()
+_PATH = re.compile(r"[^.\[\]]+")
+_NO_SECRET = frozenset({str, int, float, bool, type(None)})
 _ITEMS = frozenset({"cloudq.map", "cloudq.starmap"})
 _SIGNATURES = ("chain", "group", "chord", "link", "link_error")
 
@@ -82,6 +86,13 @@ class Secrecy:
             name: HIDDEN if self._hides_key(name) else self._inside(value)
             for name, value in kwargs.items()
         }
+
+    def has_secret(self, path: Sequence[str], value: Any) -> bool:
+        """Tell whether a value, found by these names from a parameter on, is or has a secret."""
+        first, *inside = path
+        if self.hides(first) or any(map(self._hides_entry, inside)):
+            return True
+        return self._inside(value) is not value
 
     def secrets(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], *, first: int = 0
@@ -243,6 +254,17 @@ class Redaction:
     def secrets(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the secret values in the arguments of a call."""
         return (self.of(task) or PLAIN).secrets(args, kwargs)
+
+    def has_secret(self, task: str, template: str, named: Mapping[str, Any]) -> bool:
+        """Tell whether a template of a key would be filled with what is secret in a call."""
+        secrecy = self.of(task) or PLAIN
+        if secrecy is PLAIN and all(type(value) in _NO_SECRET for value in named.values()):
+            return False
+        fields = [field for _, field, _, _ in _FORMATTER.parse(template) if field]
+        return any(
+            secrecy.has_secret(_PATH.findall(field), _FORMATTER.get_field(field, (), named)[0])
+            for field in fields
+        )
 
     def arguments(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments in a message with `***` for what is secret in them."""

@@ -10,17 +10,20 @@ from itertools import chain
 
 from cloudq.app import CloudQ
 from cloudq.driver import Peeked
-from cloudq.errors import DecodeError, ServiceError
+from cloudq.errors import DecodeError, InvalidArguments, ServiceError
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.encryption import header_of
 from cloudq.messages.envelope import ENCRYPTED
+from cloudq.messages.json_text import is_object
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.redaction import Redaction
+from cloudq.messages.values import from_wire
 from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
 
 # An exception's class and a colon begin the reason of a task that failed.
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
+_ELSEWHERE = ("$blob", "$file")
 # Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
 _LOOKED_AT = 1000
 
@@ -113,8 +116,9 @@ class Seen:
         write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.
         kwargs = masked(first.kwargs, most=longest, longest=_LOOKED_AT)
-        named = (f"{key}={write(value)}" for key, value in kwargs.items())
-        shown = _short(_joined(chain(map(write, first.args), named)), longest)
+        given = (_place_of(value) or write(value) for value in first.args)
+        named = (f"{key}={_place_of(value) or write(value)}" for key, value in kwargs.items())
+        shown = _short(_joined(chain(given, named)), longest)
         if self.message is None:
             return _short(f"{len(self.calls)} calls: {shown}, ...", longest)
         return shown
@@ -169,6 +173,16 @@ def _named(body: bytes) -> str | None:
     except DecodeError:
         return None
     return name if isinstance(name, str) else None
+
+
+def _place_of(value: object) -> str | None:
+    """Tell the size of an argument that lies in the payload store; None of any other."""
+    if not is_object(value) or len(value) != 1 or value.keys().isdisjoint(_ELSEWHERE):
+        return None
+    try:
+        return repr(from_wire(value))
+    except (DecodeError, InvalidArguments):
+        return None
 
 
 def _text(body: bytes) -> str:

@@ -10,6 +10,7 @@ from cloudq.app import CloudQ
 from cloudq.driver import Item, Key
 from cloudq.driver.log import Log
 from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.messages.payloads import Unfetched
 from cloudq.operations import dead_actions, dead_letters
 from cloudq.operations.audit import Actor, write
 from cloudq.operations.dead_actions import Edit
@@ -251,14 +252,18 @@ def _given(
     record: Record, kept: Arguments | None, edit: Edit | None
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Return the arguments of a call. Raises `ConfigurationError` where they are not known."""
-    if kept is not None and kept.whole:
+    values = [] if kept is None else [*kept.args, *kept.kwargs.values()]
+    is_gone = any(isinstance(value, Unfetched) for value in values)
+    if kept is not None and kept.whole and not is_gone:
         return kept.args, kept.kwargs
     if edit is not None and edit.args is not None:
         return (), {}
     why = "only the beginning of its arguments is recorded" if kept else "no arguments are recorded"
+    why += " (failures keep the first 300 characters, successes only with task_events=final)"
+    if is_gone:
+        why = "a large argument of it was in the payload store, and went with its message"
     raise ConfigurationError(
-        f"task {record.id} cannot run again: {why} (failures keep the first 300 characters, "
-        "successes only with task_events=final): give its arguments, as in "
+        f"task {record.id} cannot run again: {why}: give its arguments, as in "
         f"`cloudq call {record.task} ARGUMENTS`"
     )
 

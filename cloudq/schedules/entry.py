@@ -71,8 +71,8 @@ class Entry:
     name: str
     task: str
     when: When
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    args: tuple[Any, ...] = field(default=(), repr=False)  # some of them may be secret
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     timezone: str = "UTC"
     expires: float | None = None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Unpack
 
 from cloudq.amounts import count as whole
 from cloudq.errors import ConfigurationError, InvalidArguments, did_you_mean
+from cloudq.messages.sealed_text import is_sealed, why_sealed
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
@@ -158,8 +159,12 @@ class Schedules:
         return found
 
     def _read(self, name: str, state: ScheduleState) -> Schedule:
+        text = state.text or ""
+        if is_sealed(text):
+            why = f"schedule {name!r} in the store cannot be read: {why_sealed(text)}"
+            return Schedule(name=name, entry=None, state=state, error=why)
         try:
-            entry = loads(name, state.text or "")
+            entry = loads(name, text)
             self._check_task(entry)
         except ConfigurationError as error:
             return Schedule(name=name, entry=None, state=state, error=str(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import BackendError, ConfigurationError
@@ -46,7 +46,7 @@ class ScheduleState:
     spec: str = ""
     paused: bool = False
     runs: int = 0
-    text: str | None = None
+    text: str | None = field(default=None, repr=False)
 
 
 class ScheduleStates:

@@ -55,7 +55,7 @@ def _encryption_key(secret: SecretStr) -> SecretStr:
         key_bytes(text)
     except ValueError:
         raise ValueError(
-            "unusable: base64 of 32 bytes is expected, as cloudq keys new makes it"
+            "base64 of 32 bytes is expected for each key, as cloudq keys new makes it"
         ) from None
     return secret
 
@@ -75,6 +75,13 @@ _CLOSER: Mapping[str, Any] = {
 
 _NUMBERS = (int, float, int | None, float | None)
 _SECRET = frozenset({"signing_keys", "signing_key", "encryption_keys", "encryption_key"})
+# What pydantic says of keys and their ids, in plain words.
+_OF_KEYS = {
+    "string_pattern_mismatch": "the id of a key is 1 to 64 letters, digits, dots, _ and -",
+    "too_short": "a key of at least 32 characters is expected",
+    "dict_type": 'keys by their ids are expected, as {"2026-11": "..."}',
+    "string_type": "each key and each id has to be a text",
+}
 
 
 class _Checks(BaseModel):
@@ -192,6 +199,9 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             )
             said = plainly(item["msg"])
             of_one = f"setting {name!r}{origin}: " if item["loc"] else ""
+            if is_secret:  # what stands right behind the colon would be taken for a key
+                of_one = f"setting {name!r}{origin} cannot be used: "
+                said = _OF_KEYS.get(item["type"], said)
             lines.append(f"{of_one}{said}{got}")
     return "; ".join(lines)
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cloudq.errors import CloudQError, ConfigurationError, did_you_mean
 from cloudq.messages.hiding import Hiding
@@ -128,26 +128,48 @@ def _secrets_in(hint: Any, secrets: tuple[type[Any], ...]) -> tuple[bool, set[st
             is_whole = is_whole or not field
             continue
         if isinstance(kind, type):
-            waiting += _fields(kind)
+            waiting += _fields(kind, field)
         inside = get_args(part)[:1] if get_origin(part) is Annotated else get_args(part)
         named = getattr(part, "__value__", None) or getattr(part, "__supertype__", None)
         waiting += [(each, field) for each in (*inside, named) if each is not None]
     return is_whole, keys
 
 
-def _fields(kind: type[Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield the hints of the fields of a class, with the names that they have in messages."""
+def _fields(kind: type[Any], field: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield the hints of the fields of a class, with the names that they have in messages.
+
+    What has no name there, as the fields of a named tuple, counts as the `field` around it.
+    """
     if is_model_class(kind):
-        for name, field in kind.model_fields.items():
-            aliases = (field.alias, field.validation_alias)
-            yield field.annotation, (name, *(each for each in aliases if isinstance(each, str)))
-    elif dataclasses.is_dataclass(kind) or hasattr(kind, "__required_keys__"):
-        try:
-            hints = inspect.get_annotations(kind, eval_str=True)
-        except Exception:  # of a name that is not there
-            return
-        for name, hint in hints.items():
+        for name, each in kind.model_fields.items():
+            is_root = getattr(kind, "__pydantic_root_model__", False)
+            yield each.annotation, field if is_root else (name, *_aliases(each))
+    elif dataclasses.is_dataclass(kind):
+        known: Mapping[str, Any] = getattr(kind, "__pydantic_fields__", {})
+        for name, hint in _hints_of(kind):
+            yield hint, (name, *_aliases(known.get(name)))
+    elif hasattr(kind, "__required_keys__"):
+        for name, hint in _hints_of(kind):
             yield hint, (name,)
+    elif hasattr(kind, "_make"):  # of a named tuple
+        for _, hint in _hints_of(kind):
+            yield hint, field
+
+
+def _hints_of(kind: type[Any]) -> Iterable[tuple[str, Any]]:
+    try:
+        return get_type_hints(kind, include_extras=True).items()
+    except Exception:  # of a name that is not there
+        return ()
+
+
+def _aliases(field: Any) -> Iterator[str]:
+    """Yield the other names of a field of pydantic's."""
+    for alias in (getattr(field, "alias", None), getattr(field, "validation_alias", None)):
+        for each in getattr(alias, "choices", None) or [alias]:
+            names: Any = [each] if isinstance(each, str) else getattr(each, "path", ())
+            # Of a path in nested values the last name is that of the value itself.
+            yield from [name for name in names if isinstance(name, str)][-1:]
 
 
 class CallSecrets:

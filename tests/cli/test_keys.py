@@ -121,10 +121,13 @@ def test_who_has_no_key_is_told_so(
         command("result", history["fail"], "--traceback", *APP, env=given),
         command("queues", "peek", "default", *APP, env=given),
         command("dead", "show", "default", history["fail"], *APP, env=given),
+        command("dead", "list", "default", *APP, env=given),
         command("tasks", "list", "--name", "shop.fail", *APP, env=given),
     ]
     for ran in shown:
         assert UNKNOWN in ran.out, ran
         assert "Traceback (most recent call last)" not in ran.out + ran.err
+    for listed, task in ((shown[3], "shop.send"), (shown[5], "shop.fail")):
+        assert f"{task}  {UNKNOWN}" in listed.out, "the name of a task is not encrypted"
     opened = command("result", history["send"], *APP, env=env("k1"))
     assert MARK in opened.out

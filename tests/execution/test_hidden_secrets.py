@@ -10,15 +10,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    Field,
+    RootModel,
+    SecretBytes,
+    SecretStr,
+)
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict
 
-from cloudq import CloudQ, InvalidArguments, get_task_logger
+from cloudq import CloudQ, ConfigurationError, InvalidArguments, get_task_logger
 from cloudq.dashboard.actions.edits import edit_of
 from cloudq.driver import Delivery
 from cloudq.driver.log import Log
@@ -109,6 +119,68 @@ def test_a_task_gets_what_is_hidden(app: CloudQ) -> None:
     assert got == [want, want]
 
 
+class Chosen(BaseModel):
+    card: SecretStr = Field(validation_alias=AliasChoices("cc", "number"))
+
+
+class Deep(BaseModel):
+    card: SecretStr = Field(validation_alias=AliasPath("payment", "cc"))
+
+
+class Whole(RootModel[SecretStr]): ...
+
+
+class Pair(NamedTuple):
+    order: int
+    card: SecretStr
+
+
+class Table(TypedDict):
+    order: int
+    card: SecretStr
+
+
+@dataclass
+class Base:
+    card: SecretStr
+
+
+@dataclass
+class Derived(Base):
+    order: int = 1
+
+
+@pydantic_dataclass
+class Named:
+    card: SecretStr = Field(alias="cc")
+
+
+@pytest.mark.parametrize(
+    ("hint", "given"),
+    [
+        (Chosen, {"cc": CARD}),
+        (Chosen, {"number": CARD}),
+        (Deep, {"payment": {"cc": CARD}}),
+        (Whole, CARD),
+        (list[Whole], [CARD]),
+        (Pair, [7, CARD]),
+        (Table, {"order": 7, "card": CARD}),
+        (Derived, {"card": CARD}),
+        (Named, {"cc": CARD}),
+    ],
+)
+def test_a_plain_value_is_hidden_where_its_hint_has_a_secret(
+    app: CloudQ, hint: Any, given: Any
+) -> None:
+    def take(value: Any) -> None: ...
+
+    take.__annotations__["value"] = hint
+    task: Any = app.task(name="take")(take)
+    assert CARD not in repr(task.s(given))
+    assert CARD not in repr(task.s({"list": [given]}))
+    assert "shown" in repr(task.s({"order": "shown"})) or hint in (Whole, list[Whole], Pair)
+
+
 def test_a_log_line_with_a_traceback_has_no_secret(
     app: CloudQ, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +256,48 @@ def test_a_secret_makes_no_key_by_its_text(app: CloudQ) -> None:
 
     with pytest.raises(InvalidArguments, match="a secret makes no key"):
         once.delay(SecretStr(CARD))
+
+
+def test_no_key_is_made_of_what_is_secret_in_arguments(app: CloudQ) -> None:
+    class Paid(BaseModel):
+        order: int
+        card: SecretStr
+
+    for option in ("unique", "concurrency", "group_key", "dedup_key"):
+        with pytest.raises(ConfigurationError, match="and pin_1 is secret: a key is shown"):
+            app.task(name="refused", **{option: "of:{pin_1}"})(lambda pin_1: None)  # type: ignore
+
+    @app.task(name="whole", unique="of:{given}")
+    def whole(given: Any) -> None: ...
+
+    @app.task(name="part", unique="of:{given[pin]}")
+    def part(given: Any) -> None: ...
+
+    @app.task(name="model", unique="of:{paid.card}")
+    def model(paid: Paid) -> None: ...
+
+    @app.task(name="hinted", unique="of:{key}")
+    def hinted(key: SecretStr) -> None: ...
+
+    @app.task(name="order", unique="of:{paid.order}:{given[host]}")
+    def order(paid: Paid, given: Any) -> None: ...
+
+    paid = Paid(order=7, card=SecretStr(CARD))
+    given = {"host": "db", "pin": CARD}
+    sends: list[Callable[[], Any]] = [
+        lambda: whole.delay(given),
+        lambda: whole.delay([SecretStr(CARD)]),
+        lambda: whole.delay(paid),
+        lambda: part.delay(given),
+        lambda: model.delay(paid),
+        lambda: hinted.delay(CARD),  # type: ignore[arg-type]
+    ]
+    for send in sends:
+        with pytest.raises(InvalidArguments, match="a secret makes no key"):
+            send()
+    assert whole.delay({"host": "db"})
+    assert order.delay(paid, given)
+    assert len(drain(app)) == 2
 
 
 def test_an_edit_leaves_the_secrets_that_it_was_shown_hidden(app: CloudQ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, DecodeError
+from cloudq import CloudQ, ConfigurationError, DecodeError, chain, chord, group
 from cloudq.driver import Delivery
 from cloudq.execution.queue_rules import refusal
 from cloudq.messages.body import encode
@@ -26,7 +26,7 @@ def shop(**settings: Any) -> tuple[CloudQ, list[str]]:
 
 
 def reasons(app: CloudQ, queue: str = "public") -> list[str]:
-    return [dead.reason or "" for dead in app.broker.admin.peek_dead(queue, count=10)]
+    return [dead.reason or "" for dead in app.broker.admin.peek_dead(queue, count=50)]
 
 
 def test_only_the_allowed_tasks_are_run() -> None:
@@ -63,16 +63,81 @@ def test_an_empty_list_allows_none() -> None:
         assert not ran
 
 
-def test_calls_of_bundles_and_steps_of_chains_are_judged_too() -> None:
+def test_calls_of_bundles_are_judged_too() -> None:
     app, ran = shop(queue_tasks={"public": ["shop.mail.*"]})
     with app:
         wipe, send = app.tasks["shop.admin.wipe"], app.tasks["shop.mail.send"]
         app.publish([task.prepare() for task in (send, wipe, send, wipe)], bundle=4)
         app.publish([wipe.prepare() for _ in range(4)], bundle=4)
-        (send.si() | wipe.si()).delay()
         drain(app)
-        assert ran == ["shop.mail.send"] * 3
-        assert len(reasons(app)) == 7
+        assert ran == ["shop.mail.send"] * 2
+        assert len(reasons(app)) == 6
+
+
+def of_all_kinds(send: Any, wipe: Any) -> list[Any]:
+    """Workflows that begin with one task and go on to another, wherever that is to run."""
+    return [
+        chain(send.si(), wipe.si()),
+        chain(send.si(), group(send.si(), wipe.si())),
+        chain(send.si(), chord([send.si()], wipe.si())),
+        chain(send.si(), chord([wipe.si(), send.si()], send.si())),
+        chain(send.si(), send.si().on_error(wipe.si())),
+        chain(send.si(), wipe.map([1])),
+        send.si().set(link=wipe.si()),
+        send.si().set(link=group(send.si(), wipe.si())),
+        send.si().on_error(wipe.si()),
+        wipe.map([1]),
+        wipe.starmap([[1]]),
+    ]
+
+
+def test_no_call_brings_along_what_its_queue_may_not_start() -> None:
+    app, ran = shop(queue_tasks={"public": ["shop.mail.*", "cloudq.*"]})
+    with app:
+        wipe, send = app.tasks["shop.admin.wipe"], app.tasks["shop.mail.send"]
+        nodes = of_all_kinds(send, wipe)
+        celery: dict[str, Any] = {
+            "task": "celery.group",
+            "subtask_type": "group",
+            "kwargs": {"tasks": [{"task": "shop.admin.wipe", "args": [], "kwargs": {}}]},
+        }
+        wrong = send.s().on_error(wipe.si())
+        wrong.task = "shop.mail.unknown"
+        nodes.append(wrong)
+        message = TaskMessage(id="a", task="shop.mail.send", queue="public", link=[celery])
+        app.broker.send([message])
+        for node in nodes:
+            node.apply_async()
+        drain(app)
+        assert not ran
+        said = reasons(app)
+        assert len(said) == len(nodes) + 1
+        assert sum("'shop.admin.wipe' is" in each for each in said) == len(said) - 1
+        assert sum("unknown task 'shop.mail.unknown'" in each for each in said) == 1
+
+
+def test_error_callbacks_that_are_allowed_are_told_of_a_call_that_is_refused() -> None:
+    app, ran = shop(queue_tasks={"public": ["shop.mail.*"]})
+    with app:
+        wipe, send = app.tasks["shop.admin.wipe"], app.tasks["shop.mail.send"]
+        wipe.s().on_error(send.si()).apply_async()
+        drain(app)
+        assert ran == ["shop.mail.send"]
+
+
+def test_workflows_of_allowed_tasks_are_run_whole() -> None:
+    app, ran = shop(queue_tasks={"public": ["shop.mail.*"]})
+    with app:
+        send, drop = app.tasks["shop.mail.send"], app.tasks["shop.mail.drop"]
+        for node in of_all_kinds(send, drop):
+            node.apply_async()
+        many: Any = chain(
+            group(chain(send.si(), group(send.si(), drop.si())), drop.si()), send.si()
+        )
+        many.apply_async()
+        drain(app)
+        assert not reasons(app)
+        assert ran.count("shop.mail.drop") == 11
 
 
 def test_size_depth_and_age_have_limits() -> None:

@@ -310,7 +310,9 @@ def test_rotation() -> None:
         ({"encryption_keys": {"k": "x" * 44}}, "base64 of 32 bytes is expected"),
         ({"encryption_keys": {"k": base64.b64encode(b"x" * 16).decode()}}, "32 bytes is expected"),
         ({"encryption_keys": {"k": "awskmz://x"}}, "did you mean awskms"),
-        ({"encryption_keys": {"k 1": K1}}, "encryption_keys"),
+        ({"encryption_keys": {"k 1": K1}}, "the id of a key is 1 to 64 letters, digits"),
+        ({"encryption_keys": K1}, "keys by their ids are expected"),
+        ({"signing_keys": {"k": "x" * 31}}, "a key of at least 32 characters is expected"),
         ({"encryption_keys": {"k": K1}, "encryption_key": "j"}, "not the id of one of the encr"),
     ],
 )
@@ -318,6 +320,8 @@ def test_wrong_keys(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         CloudQ("shop", broker="memory://", **values)
     assert "xxxx" not in str(caught.value)
+    assert K1 not in str(caught.value)
+    assert "***" not in str(caught.value), "what is wrong is not taken for a key"
 
 
 def test_keys_are_not_shown() -> None:

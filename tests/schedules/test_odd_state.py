@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudq import BackendError, every
+from cloudq import BackendError, CloudQ, ConfigurationError, every
 from cloudq.driver import Item, Key, Value
 from cloudq.schedules.state import leader_key
 from cloudq.testing import in_memory, worker
@@ -65,3 +67,38 @@ def test_an_odd_state_stops_no_schedule(field: str, value: Value) -> None:
         assert state.last is not None
         if field == "last" or not isinstance(value, int | float) or value is True:
             assert state.runs > 3
+
+
+def test_a_schedule_that_is_sealed_says_with_which_key_and_shows_no_secret(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("cryptography")
+    url = f"sqlite:///{tmp_path}/sealed.db"
+    keys = {name: base64.b64encode(name.encode() * 32).decode() for name in "ab"}
+
+    def shop(**settings: Any) -> CloudQ:
+        app = CloudQ("shop", broker=url, backend=url, **settings)
+
+        @app.task(name="pay", secret=["card"])
+        def pay(card: str) -> None: ...
+
+        return app
+
+    with shop(encryption_keys=keys) as app:
+        app.schedules.add("sealed", "pay", every(60), args=("4111-canary",))
+        assert "4111" not in repr(app.schedules.all())
+        assert app.schedules.entry("sealed").args == ("4111-canary",)
+    for settings, why in (
+        ({}, "sealed with key 'a', which is not among encryption_keys"),
+        ({"encryption_keys": {"b": keys["b"]}}, "sealed with key 'a', which is not among"),
+    ):
+        with shop(**settings) as app, pytest.raises(ConfigurationError, match=why):
+            app.schedules.entry("sealed")
+    with shop() as app:
+        app.schedules.add("plain", "pay", every(60), args=("4111-canary",))
+        assert "4111" not in repr(app.schedules.all())
+    with (
+        shop(encryption_keys=keys) as app,
+        pytest.raises(ConfigurationError, match="not encrypted: this app sends only what"),
+    ):
+        app.schedules.entry("plain")

@@ -13,7 +13,7 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_options import LONGEST_WAIT
-from cloudq.tasks.limits.templates import filled, text_of
+from cloudq.tasks.limits.templates import SECRET_KEY, filled, text_of
 
 KeyRule = str | Callable[..., str]
 """Makes the key of a call: a template over its arguments by name, or a function of them."""
@@ -224,7 +224,7 @@ def key_text(
     if callable(rule):
         text = text_of(rule(*args, **kwargs))
     else:
-        text = _filled(str(rule), arguments.named(args, kwargs))
+        text = _filled(str(rule), arguments, arguments.named(args, kwargs))
     if len(text.encode()) > _LONGEST_KEY:
         raise InvalidArguments(
             f"the key {text[:40]!r}... has {len(text.encode())} bytes: at most {_LONGEST_KEY}"
@@ -232,9 +232,15 @@ def key_text(
     return text
 
 
-def _filled(rule: str, named: Mapping[str, Any]) -> str:
-    """Fill a template. Raises `InvalidArguments` where a call lacks what the template names."""
+def _filled(rule: str, arguments: Arguments, named: Mapping[str, Any]) -> str:
+    """Fill a template.
+
+    Raises `InvalidArguments` where a call lacks what the template names, or that is secret.
+    """
+    runtime = arguments.runtime
     try:
+        if runtime is not None and runtime.redaction.has_secret(arguments.name, rule, named):
+            raise InvalidArguments(SECRET_KEY)
         return filled(rule, named)
     except (LookupError, AttributeError, ValueError, TypeError) as error:
         raise InvalidArguments(

@@ -16,6 +16,8 @@ from cloudq.errors import InvalidArguments
 from cloudq.messages.canonical import canonical, clock_text
 from cloudq.messages.model_classes import is_model, is_secret, model_class
 
+SECRET_KEY = "a secret makes no key, which is shown: give a function of its hash"
+
 _PLAIN = frozenset({str, int, bool, type(None)})
 # Decimals of more zeros than this are written with an exponent.
 _WRITTEN_OUT = 40
@@ -108,7 +110,7 @@ def _plain(value: Any) -> Any:
     """Return the value of an enum, the canonical text of a container, other values as they are."""
     kind = cast("type[Any]", type(value))
     if is_secret(value):  # its text is the same for all
-        raise InvalidArguments("a secret makes no key, which is shown: give a function of its hash")
+        raise InvalidArguments(SECRET_KEY)
     if isinstance(value, Enum):  # whatever its own `__str__` says, for the worker has its value
         return _plain(value.value)
     own = kind.__str__ not in (object.__str__, getattr(model_class(), "__str__", None))
