@@ -251,8 +251,9 @@ TARGETS = (
         },
         tests="messages/test_bundle.py messages/test_forged_bundles.py"
         " execution/test_bundled_calls.py execution/test_plain_bundles.py"
+        " execution/test_parcels.py execution/test_given_ids.py execution/test_revocations.py"
         " results/test_bundles.py results/test_bundle_item.py"
-        " worker/test_trays.py worker/test_flow.py",
+        " worker/test_trays.py worker/test_in_flight.py worker/test_flow.py",
     ),
     CoreTarget(
         name="blobs",
