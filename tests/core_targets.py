@@ -46,6 +46,7 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_ANY = "any message of a tray will do: they differ in nothing but their arguments"
 
 LIFE: Mapping[str, Written] = {
     "acks before it records": Written(
@@ -248,6 +249,11 @@ TARGETS = (
             "messages.bundle.read_bundle: negate len(body) > limit": (
                 "execution/test_bundled_calls.py::test_a_retry_counts_and_keeps_its_id"
             ),
+        },
+        excused={
+            "worker.in_flight.Tray.message: 0 as 1": _ANY,
+            "worker.in_flight.Tray.message: 0 as -1": _ANY,
+            "worker.in_flight.Tray.pairs: True as False #2": "there is a flight for each end",
         },
         tests="messages/test_bundle.py messages/test_forged_bundles.py"
         " execution/test_bundled_calls.py execution/test_plain_bundles.py"
