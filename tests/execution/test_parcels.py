@@ -16,8 +16,10 @@ from cloudq.execution.bundles import (
     Held,
     Parcel,
     Part,
+    alone,
     dispose_parts,
     in_order,
+    is_revoked,
     whole_of,
     wholes,
 )
@@ -97,7 +99,9 @@ def test_where_the_rest_can_never_be_sent_the_whole_bundle_goes_back(
     parcel, results = received(app)
     setattr(app.wire, "change_limits" if why is too_small else "refuse", why)
     first, second, third = parcel.parts
-    [(whole, end)], refusals = disposed(app, (first, ACK), (second, back()), (third, back(9.0, "busy")))
+    [(whole, end)], refusals = disposed(
+        app, (first, ACK), (second, back()), (third, back(9.0, "busy"))
+    )
     assert (whole, end.action, end.after, refusals) == (parcel.whole, Action.RELEASE, 9.0, [])
     assert end.reason == "later"
     assert dispose([(whole, end)], app.broker) == []
@@ -145,6 +149,20 @@ def test_a_bundle_that_cannot_be_settled_is_told_by_its_last_call(app: Bench) ->
     assert app.left() == 0
 
 
+def test_a_bundle_stays_while_one_of_its_calls_cannot_be_buried(app: Bench) -> None:
+    parcel, results = received(app)
+    first, second, third = parcel.parts
+    dead = Settlement(action=Action.DEAD_LETTER, reason="it is broken")
+    app.wire.down = {"send"}
+    done, refusals = disposed(app, (first, ACK), (second, dead), (third, ACK))
+    assert (done, refusals) == ([], [(second, Code.UNREACHABLE)])
+    app.wire.down = set()
+    [(whole, end)], refusals = disposed(app, (second, dead))
+    assert (whole, end.action, refusals) == (parcel.whole, Action.ACK, [])
+    [buried] = app.dead()
+    assert (buried.id, buried.reason) == (results[1].id, "it is broken")
+
+
 def test_a_bundle_stands_in_place_of_its_calls_once_all_are_settled(app: Bench) -> None:
     parcel, _ = received(app)
     app.task(name="single")(lambda: None).delay()
@@ -185,6 +203,26 @@ def test_the_lease_of_a_call_is_that_of_its_message(app: Bench) -> None:
     parcel, _ = received(app)
     assert whole_of(parcel.part(1)) is parcel.whole
     assert whole_of(parcel.whole) is parcel.whole
+
+
+def test_a_call_is_revoked_by_its_place(app: Bench) -> None:
+    parcel, _ = received(app)
+    assert not is_revoked(parcel.part(1))
+    parcel.revoked = {1, 7}
+    assert [is_revoked(part) for part in parcel.parts] == [False, True, False]
+    assert not is_revoked(parcel.whole)
+    assert not is_revoked(Part(parcel, Unread(body=b"{}", reason="it is broken"), 1))
+
+
+def test_a_call_that_goes_on_alone_says_why_and_counts_its_deliveries(app: Bench) -> None:
+    parcel, _ = received(app)
+    [job, *_], _ = app.runner.open([replace(parcel.whole, attempts=2)])
+    assert isinstance(job.delivery, Part)
+    on = alone(job.delivery, job.message)
+    assert (on.action, on.record) == (Action.ACK, None)
+    assert on.reason == "its bundle was delivered 2 times: it goes on alone"
+    assert on.resend is not None
+    assert (on.resend.id, on.resend.waits) == (job.message.id, job.message.waits + 1)
 
 
 def test_no_call_is_equal_to_another_of_its_message(app: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq import State
-from cloudq.driver import Change, Code, ConditionFailed, Item, Key, Value
+from cloudq.driver import Change, Code, ConditionFailed, Item, Key, StoreLimits, Value
 from cloudq.errors import BackendError
 from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.messages.message import new_id
@@ -24,6 +25,7 @@ from cloudq.results.bundle_item import (
     part_of,
     read_item,
 )
+from cloudq.results.bundles import with_mark
 from cloudq.results.record import Record
 from cloudq.results.shared_items import Seen
 from tests.support.bench import Bench
@@ -211,6 +213,85 @@ def test_an_item_that_changes_too_often_is_given_up(app: Bench, bundle: str, wha
     with pytest.raises(BackendError, match=f"bundle {bundle} changes too often") as caught:
         changes[what]()
     assert caught.value.code is Code.THROTTLED
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_who_finds_an_item_changed_learns_what_is_there_whether_the_store_tells_it_or_not(
+    app: Bench, bundle: str, tells: bool
+) -> None:
+    update = app.store.update
+
+    def changed(key: Key, change: Change) -> Item:
+        try:
+            return update(key, change)
+        except ConditionFailed as error:
+            raise ConditionFailed(error.current if tells else None) from None
+
+    app.store.update = changed  # type: ignore[method-assign]
+    app.results.bundles.add(bundle, ends(bundle, 0), nth(1))
+    standing = app.results.bundles.add(bundle, {0: ended(bundle, 0, "other"), **ends(bundle, 1)})
+    assert standing is not None
+    assert standing.records == ends(bundle, 0, 1)
+    assert app.store.calls["get"] == (0 if tells else 1)
+
+
+def test_the_first_plain_ends_may_fill_a_quarter_of_an_item(app: Bench, bundle: str) -> None:
+    bundles, shared = app.results.bundles, ended(bundle, 0)
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    # A record is taken for 200 bytes and its value.
+    for length, written in ((801, None), (800, set[int]())):
+        assert bundles.add_plain(bundle, shared, [(0, "x" * length, 1.0, 2.0)], nth(1)) == written
+
+
+def test_what_a_record_has_beside_its_value_takes_room_too(app: Bench, bundle: str) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    texts = {"children": "x" * 900, "error": "x" * 900, "traceback": "x" * 900}
+    for number, (name, text) in enumerate(texts.items()):
+        record = ended(bundle, number, **{name: text})
+        app.results.bundles.add(bundle, {number: record}, nth(1))
+        assert app.results.bundles.read([bundle])[bundle].is_apart(number)
+        assert found(app, bundle, number) == {number: record}
+
+
+def test_ends_and_the_record_of_a_call_that_lies_apart_are_read_together(
+    app: Bench, bundle: str
+) -> None:
+    started = Record(id=bundled_id(bundle, 0), state=State.STARTED)
+    app.results.advance(started)
+    app.results.bundles.add(bundle, ends(bundle, 1), nth(1))
+    reads = app.store.calls["get"]
+    standing, own = app.results.bundles.with_own(started.id, Place(bundle, 0))
+    assert (standing.records, own) == (ends(bundle, 1), started)
+    standing, own = app.results.bundles.with_own(bundled_id(bundle, 1), Place(bundle, 1))
+    assert (standing.records, own) == (ends(bundle, 1), None)
+    assert app.store.calls["get"] == reads + 2
+
+
+def test_a_call_that_has_left_its_bundle_is_revoked_by_the_mark_in_it(
+    app: Bench, bundle: str
+) -> None:
+    started = Record(id=bundled_id(bundle, 0), state=State.STARTED, custom="PROGRESS")
+    app.results.advance(started)
+    assert app.results.record(started.id) == started
+    app.results.revoke(started.id)
+    assert app.results.record(started.id) == replace(started, revoked=True)
+    mark = Record(id=started.id, state=State.PENDING, revoked=True)
+    assert with_mark(None, mark) == mark
+    assert with_mark(started, None) == started
+    assert with_mark(ended(bundle, 0), mark) == ended(bundle, 0)
+
+
+def test_the_end_of_a_later_call_is_read_at_once(app: Bench, bundle: str) -> None:
+    app.results.bundles.add(bundle, ends(bundle, 0, 1), nth(1))
+    id = bundled_id(bundle, 0)
+    assert app.results.records([id]) == {id: ended(bundle, 0)}
+    later = ended(bundle, 0, "later", call="a")
+    assert app.results.bundles.end(Place(bundle, 0), later) is None
+    assert app.results.records([id]) == {id: later}
+    reads = app.store.calls["get"]
+    app.results.bundles.add(bundle, ends(bundle, 2), nth(1))
+    assert app.results.records([id]) == {id: later}
+    assert app.store.calls["get"] == reads, "a new end changes none that was read"
 
 
 def test_so_many_items_are_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
