@@ -30,7 +30,6 @@ from cloudq.messages.message import (
     VERSION,
     TaskMessage,
     WrongField,
-    from_given_fields,
     given_fields,
 )
 from cloudq.messages.plain_calls import PlainCalls, changeable, copied, plain_row
@@ -132,7 +131,6 @@ class _Reader:
         self._unusual = unusual
         self._places: set[int] = set()
         self._checked: dict[str, Any] | None = None
-        self._changeable: tuple[str, ...] = ()  # those of what was checked that hold a list or dict
 
     def call(self, call: object) -> TaskMessage | Unread:
         """Read the next call."""
@@ -174,17 +172,7 @@ class _Reader:
         return writable(plain) if self._unusual else plain
 
     def _message(self, own: dict[str, Any], fields: dict[str, Any]) -> TaskMessage:
-        args, kwargs = own.get("args", _NO_ARGS), own.get("kwargs", _NO_KWARGS)
-        if (
-            self._checked is not None
-            and own.keys() <= _PLAIN
-            and type(args) is list
-            and type(kwargs) is dict
-        ):
-            copies = {name: copied(self._checked[name]) for name in self._changeable}
-            message = from_given_fields({**self._checked, **copies, **own})
-        else:
-            message = TaskMessage(**fields)
+        message = TaskMessage(**fields)
         for given in (message.args, message.kwargs):
             if given:
                 check_depth(given)
@@ -201,17 +189,13 @@ class _Reader:
         """Keep what the other calls need not have checked; a list or object is copied for each."""
         given = given_fields(message)
         shared = {key: given[key] for key in given if key not in own}
-        names = changeable(shared)
-        if _COPIED.issuperset(names):
-            self._changeable = names
+        if _COPIED.issuperset(changeable(shared)):
             self._checked = {key: copied(value) for key, value in shared.items()}
 
 
 _PLAIN = frozenset({"id", "args", "kwargs"})
 # What a task may change must not be its neighbours' too. What follows a call is checked each time.
 _COPIED = frozenset({"args", "kwargs", "headers"})
-_NO_ARGS: list[Any] = []
-_NO_KWARGS: dict[str, Any] = {}
 
 
 def _unread(call: object, reason: str) -> Unread:

@@ -291,6 +291,28 @@ def test_calls_do_not_share_what_none_was_given() -> None:
             assert value is not DEFAULTS.get(name), name
 
 
+def test_a_time_in_which_calls_hardly_differ_is_that_of_the_first() -> None:
+    bundle = new_bundle()
+    messages = [
+        TaskMessage(id=bundled_id(bundle, n), task="t", sent_at=5.0 + n / 8, args=[n])
+        for n in range(3)
+    ]
+    found = read(write_bundle(messages))
+    assert [call_of(found, at).sent_at for at in range(3)] == [5.0] * 3
+
+
+def test_of_what_has_no_room_in_a_body_the_rest_is_kept_as_it_came() -> None:
+    rows = [nested(900), {"n": 1, "task": "t", "args": [nested(900)], "retries": 2}]
+    found = read(json.dumps({"v": 3, "id": new_bundle(), "calls": rows}).encode())
+    bare, call = found.calls
+    assert isinstance(bare, Unread)
+    assert isinstance(call, Unread)
+    assert json.loads(bare.body) == {"unread": bare.reason}
+    kept = json.loads(call.body)
+    assert (kept.keys(), kept["retries"]) == ({"v", "id", "task", "args", "retries"}, 2)
+    assert "left out: " in kept["args"]
+
+
 # ---- ids
 
 

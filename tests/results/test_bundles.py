@@ -25,7 +25,6 @@ from cloudq.results.bundle_item import (
     part_of,
     read_item,
 )
-from cloudq.results.bundles import with_mark
 from cloudq.results.record import Record
 from cloudq.results.shared_items import Seen
 from tests.support.bench import Bench
@@ -190,8 +189,26 @@ def test_of_two_ends_in_an_item_that_of_the_earlier_part_counts(bundle: str) -> 
     assert read_item(bundle, item).records == {1: ended(bundle, 1, 9)}
 
 
+def test_times_of_ends_are_those_of_the_nearest_millisecond(app: Bench, bundle: str) -> None:
+    exact = ended(bundle, 0, started_at=4.0004, finished_at=5.12356)
+    app.results.bundles.add(bundle, {0: exact}, nth(1))
+    assert found(app, bundle, 0) == {0: replace(exact, started_at=4.0, finished_at=5.124)}
+
+
+def test_the_parts_of_an_item_are_numbered_from_0_whatever_else_it_has(
+    app: Bench, bundle: str
+) -> None:
+    app.results.bundles.claim(bundle, nth(2))
+    app.results.revoke(bundled_id(bundle, 7))
+    for number in range(2):
+        app.results.bundles.add(bundle, ends(bundle, number), nth(2))
+    item = app.store.get([bundle_key(bundle)], consistent=True)[bundle_key(bundle)]
+    assert item.fields["parts"] == 2
+    assert {name for name in item.fields if name[0] == "p"} == {"p0", "p1", "parts"}
+
+
 def test_marks_of_another_program_are_passed_over() -> None:
-    assert marked(frozenset({"1", "65535", "x", "-2", "1234567", ""})) == {1, 65535}
+    assert marked(frozenset({"1", "65535", "x", "-2", "123456", "1234567", ""})) == {1, 65535}
     assert marked("1") == set()
 
 
@@ -243,6 +260,17 @@ def test_the_first_plain_ends_may_fill_a_quarter_of_an_item(app: Bench, bundle: 
         assert bundles.add_plain(bundle, shared, [(0, "x" * length, 1.0, 2.0)], nth(1)) == written
 
 
+@pytest.mark.parametrize(("length", "apart"), [(800, False), (801, True)])
+def test_one_end_may_fill_a_quarter_of_an_item(
+    app: Bench, bundle: str, length: int, apart: bool
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    record = ended(bundle, 0, "x" * length)
+    app.results.bundles.add(bundle, {0: record}, nth(1))
+    assert app.results.bundles.read([bundle])[bundle].is_apart(0) is apart
+    assert found(app, bundle, 0) == {0: record}
+
+
 def test_what_a_record_has_beside_its_value_takes_room_too(app: Bench, bundle: str) -> None:
     app.store.limits = StoreLimits(put=25, get=100, item=4_000)
     texts = {"children": "x" * 900, "error": "x" * 900, "traceback": "x" * 900}
@@ -265,33 +293,6 @@ def test_ends_and_the_record_of_a_call_that_lies_apart_are_read_together(
     standing, own = app.results.bundles.with_own(bundled_id(bundle, 1), Place(bundle, 1))
     assert (standing.records, own) == (ends(bundle, 1), None)
     assert app.store.calls["get"] == reads + 2
-
-
-def test_a_call_that_has_left_its_bundle_is_revoked_by_the_mark_in_it(
-    app: Bench, bundle: str
-) -> None:
-    started = Record(id=bundled_id(bundle, 0), state=State.STARTED, custom="PROGRESS")
-    app.results.advance(started)
-    assert app.results.record(started.id) == started
-    app.results.revoke(started.id)
-    assert app.results.record(started.id) == replace(started, revoked=True)
-    mark = Record(id=started.id, state=State.PENDING, revoked=True)
-    assert with_mark(None, mark) == mark
-    assert with_mark(started, None) == started
-    assert with_mark(ended(bundle, 0), mark) == ended(bundle, 0)
-
-
-def test_the_end_of_a_later_call_is_read_at_once(app: Bench, bundle: str) -> None:
-    app.results.bundles.add(bundle, ends(bundle, 0, 1), nth(1))
-    id = bundled_id(bundle, 0)
-    assert app.results.records([id]) == {id: ended(bundle, 0)}
-    later = ended(bundle, 0, "later", call="a")
-    assert app.results.bundles.end(Place(bundle, 0), later) is None
-    assert app.results.records([id]) == {id: later}
-    reads = app.store.calls["get"]
-    app.results.bundles.add(bundle, ends(bundle, 2), nth(1))
-    assert app.results.records([id]) == {id: later}
-    assert app.store.calls["get"] == reads, "a new end changes none that was read"
 
 
 def test_so_many_items_are_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
