@@ -46,6 +46,7 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_LARGER = "every record takes many bytes"
 _ANY = "any message of a tray will do: they differ in nothing but their arguments"
 
 LIFE: Mapping[str, Written] = {
@@ -258,6 +259,12 @@ TARGETS = (
             "messages.bundle._Reader._plain: return None at once": (
                 "the call is read the same by `_message`, and slower"
             ),
+            "results.bundles.BundleStore._put_apart: "
+            "sum(sizes.values()) <= room as sum(sizes.values()) < room": (
+                "of ends that fill the room exactly what follows takes none out"
+            ),
+            "results.bundles.BundleStore.add: 0 as 1": _LARGER,
+            "results.bundles.BundleStore.add: 0 as -1": _LARGER,
             "execution.plain_bundles.PlainBundles._plain: 0 as 1": _ANY,
             "execution.plain_bundles.PlainBundles._plain: 0 as -1": _ANY,
             "results.bundle_item._read_part: swap found.apart.add(number) and "

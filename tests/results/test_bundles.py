@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from os import urandom
 from types import SimpleNamespace
 from typing import Any
 
@@ -269,6 +270,53 @@ def test_one_end_may_fill_a_quarter_of_an_item(
     app.results.bundles.add(bundle, {0: record}, nth(1))
     assert app.results.bundles.read([bundle])[bundle].is_apart(0) is apart
     assert found(app, bundle, 0) == {0: record}
+
+
+@pytest.mark.parametrize(("sizes", "apart"), [((400, 600, 700), {2}), ((601, 400), {0})])
+def test_small_ends_keep_company_for_as_long_as_there_is_room(
+    app: Bench, bundle: str, sizes: tuple[int, ...], apart: set[int]
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    records = {n: ended(bundle, n, "x" * (size - 200)) for n, size in enumerate(sizes)}
+    app.results.bundles.add(bundle, records, nth(1))
+    assert app.results.bundles.read([bundle])[bundle].apart == apart
+    assert found(app, bundle, *records) == records
+
+
+def test_parts_that_have_become_many_are_written_anew_as_one(app: Bench, bundle: str) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=40_000)
+    bundles, large = app.results.bundles, ended(bundle, 0, "x" * 9_900)
+    bundles.add(bundle, {0: large}, nth(1))
+    for number in range(1, 32):
+        bundles.add(bundle, ends(bundle, number), nth(1))
+    standing = bundles.read([bundle])[bundle]
+    assert (standing.parts, len(standing.kept), standing.apart) == (32, 32, {0})
+    bundles.add(bundle, ends(bundle, 32), nth(1))
+    standing = bundles.read([bundle])[bundle]
+    assert (standing.parts, standing.kept, standing.apart) == (33, ["p32"], {0})
+    assert found(app, bundle, *range(33)) == {**ends(bundle, *range(1, 33)), 0: large}
+
+
+def test_an_item_that_is_a_quarter_full_takes_one_more(app: Bench, bundle: str) -> None:
+    bundles = app.results.bundles
+    bundles.add(bundle, {0: ended(bundle, 0, urandom(1000).hex())}, nth(1))
+    app.store.limits = StoreLimits(put=25, get=100, item=4 * bundles.read([bundle])[bundle].size)
+    for number in (1, 2):
+        bundles.add(bundle, ends(bundle, number), nth(1))
+    assert bundles.read([bundle])[bundle].apart == {2}
+    assert set(found(app, bundle, 0, 1, 2)) == {0, 1, 2}
+
+
+def test_an_end_that_cannot_be_stored_apart_is_told_with_the_store_s_word(
+    app: Bench, bundle: str
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    app.store.refuse = lambda item: Code.THROTTLED
+    large = ended(bundle, 0, "x" * 900)
+    with pytest.raises(BackendError, match="refused on purpose") as caught:
+        app.results.bundles.add(bundle, {0: large, **ends(bundle, 1)}, nth(1))
+    assert caught.value.code is Code.THROTTLED
+    assert not app.results.bundles.read([bundle])[bundle].is_known
 
 
 def test_what_a_record_has_beside_its_value_takes_room_too(app: Bench, bundle: str) -> None:

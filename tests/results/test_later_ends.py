@@ -40,6 +40,15 @@ def test_the_end_of_a_later_call_takes_the_place_of_one_that_lies_apart(
     assert app.results.record(large.id) == later
 
 
+def test_a_large_end_does_not_replace_that_of_a_later_call(app: Bench, bundle: str) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    place = Place(bundle, 0)
+    later, earlier = (ended(bundle, 0, call * 900, call=call) for call in "ba")
+    assert app.results.bundles.end(place, later) is None
+    app.results.bundles.end(place, earlier)
+    assert app.results.record(later.id) == later
+
+
 def test_the_end_of_a_later_call_takes_its_mark_of_revocation_away(app: Bench, bundle: str) -> None:
     id, bundles = bundled_id(bundle, 0), app.results.bundles
     bundles.add(bundle, ends(bundle, 0))
