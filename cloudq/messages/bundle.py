@@ -33,7 +33,7 @@ from cloudq.messages.message import (
     given_fields,
 )
 from cloudq.messages.plain_calls import PlainCalls, changeable, copied, plain_row
-from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
+from cloudq.messages.size import check_text, check_written
 from cloudq.messages.values import check_depth, plain_numbers
 
 BUNDLE_VERSION = 3
@@ -81,8 +81,7 @@ def write_bundle(messages: Sequence[TaskMessage]) -> bytes:
             row.pop(same, None)
         calls.append({"n": int(message.id[len(name) :], 16), **row})
     body = json_bytes({"v": BUNDLE_VERSION, "id": name, "all": shared, "calls": calls})
-    if len(body) > MOST_CONTAINERS:
-        check_written(body)
+    check_written(body)
     return body
 
 
@@ -93,8 +92,7 @@ def read_bundle(body: bytes, *, limit: int) -> Bundle:
     """
     if len(body) > limit:
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
-    if len(body) > MOST_CONTAINERS:
-        check_text(body)
+    check_text(body)
     unusual = has_unusual(body)
     try:
         # orjson makes floats of large whole numbers; the other parser is slower.

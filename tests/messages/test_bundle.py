@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode, encode
 from cloudq.messages.bundle import Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.ids import BundleIds, bundled_id, is_bundle, new_bundle, place_of
 from cloudq.messages.message import DEFAULTS, TaskMessage, new_id
+from cloudq.messages.size import MOST_CONTAINERS
 from cloudq.messages.values import from_wire, to_wire
 
 LIMIT = 1 << 20
@@ -299,6 +300,28 @@ def test_a_time_in_which_calls_hardly_differ_is_that_of_the_first() -> None:
     ]
     found = read(write_bundle(messages))
     assert [call_of(found, at).sent_at for at in range(3)] == [5.0] * 3
+
+
+def test_a_bundle_of_too_many_values_is_neither_sent_nor_read() -> None:
+    many = [[]] * MOST_CONTAINERS
+    [call] = calls(1)
+    with pytest.raises(EncodeError, match="200,000 lists and objects"):
+        write_bundle([call.model_copy(update={"args": many})])
+    body = json.dumps({"v": 3, "id": new_bundle(), "all": {"args": many}, "calls": [{"n": 0}]})
+    with pytest.raises(DecodeError, match="oversized: a message of more than 200,000 lists"):
+        read(body.encode())
+
+
+@pytest.mark.parametrize("body", [b'{"v":3,', b'{"v":3,"id":1e400,'])
+def test_a_bundle_that_was_cut_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError, match="undecodable: "):
+        read(body)
+
+
+def test_as_many_calls_are_read_as_a_bundle_may_have() -> None:
+    rows = [{"n": n} for n in range(10_000)]
+    body = json.dumps({"v": 3, "id": new_bundle(), "all": {"task": "t"}, "calls": rows})
+    assert len(read(body.encode()).calls) == 10_000
 
 
 def test_of_what_has_no_room_in_a_body_the_rest_is_kept_as_it_came() -> None:
