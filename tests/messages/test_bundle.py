@@ -319,9 +319,12 @@ def test_a_bundle_that_was_cut_is_refused(body: bytes) -> None:
 
 
 def test_as_many_calls_are_read_as_a_bundle_may_have() -> None:
-    rows = [{"n": n} for n in range(10_000)]
+    rows = [{"n": n} for n in range(9_998)]
+    rows += [{"n": 65_534}, {"n": 65_535, "shadow": "the last place that there is"}]
     body = json.dumps({"v": 3, "id": new_bundle(), "all": {"task": "t"}, "calls": rows})
-    assert len(read(body.encode()).calls) == 10_000
+    found = read(body.encode())
+    assert len(found.calls) == 10_000
+    assert [call_of(found, at).id[-4:] for at in (9_998, 9_999)] == ["fffe", "ffff"]
 
 
 def test_of_what_has_no_room_in_a_body_the_rest_is_kept_as_it_came() -> None:
