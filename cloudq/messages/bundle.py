@@ -156,9 +156,8 @@ class _Reader:
         rows = [row for call in calls if (row := plain_row(call)) is not None]
         if len(rows) < len(calls) or len({row[0] for row in rows}) < len(rows):
             return None
-        if self._checked is None:
-            self.call(calls[0])
-            self._places.clear()
+        self.call(calls[0])
+        self._places.clear()
         return None if self._checked is None else PlainCalls(self._name, self._checked, rows)
 
     def _plain(self, checked: dict[str, Any], call: object) -> TaskMessage | None:

@@ -94,6 +94,18 @@ def test_those_of_several_tasks_and_those_that_come_again_are_not(app: CloudQ) -
     assert not executor.sort([replace(delivery, attempts=2)]).plain
 
 
+def test_those_of_an_ordered_group_from_another_queue_and_of_no_task_are_not(app: CloudQ) -> None:
+    task = app.task(work)
+    app.publish([task.prepare(n) for n in range(2)], bundle=2)
+    executor = app.executor(hostname=HOST)
+    [delivery] = app.broker.receive("default", count=1, wait=0.0, lease=60)
+    assert executor.sort([delivery]).plain
+    for changed in ({"group": "g"}, {"queue": "other"}):
+        assert not executor.sort([replace(delivery, **changed)]).plain
+    with CloudQ("other", broker="memory://plain-bundles") as other:
+        assert not other.executor(hostname=HOST).sort([delivery]).plain
+
+
 def test_those_of_which_something_is_recorded_are_not(app: CloudQ) -> None:
     task = app.task(work)
     results = app.publish([task.prepare(n) for n in range(3)], bundle=3)
@@ -162,7 +174,8 @@ def test_what_is_recorded_of_them_is_looked_up_at_the_lower_price() -> None:
 
 
 def test_a_single_call_in_a_bundle_is_not_plain(app: CloudQ) -> None:
-    body = write_bundle([TaskMessage(id=bundled_id(new_bundle(), 0), task=app.task(work).name)])
+    id, task = bundled_id(new_bundle(), 0), app.task(work)
+    body = write_bundle([TaskMessage(id=id, task=task.name, args=[1], queue="default")])
     app.broker.driver.send("default", [Outgoing(id="m", body=body)])
     deliveries = app.broker.receive("default", count=1, wait=0.0, lease=60)
     assert not app.executor(hostname=HOST).sort(deliveries).plain

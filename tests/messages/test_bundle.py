@@ -16,6 +16,7 @@ from cloudq.messages.bundle import Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.ids import BundleIds, bundled_id, is_bundle, new_bundle, place_of
 from cloudq.messages.message import DEFAULTS, TaskMessage, new_id
+from cloudq.messages.plain_calls import PlainCalls
 from cloudq.messages.size import MOST_CONTAINERS
 from cloudq.messages.values import from_wire, to_wire
 
@@ -49,10 +50,7 @@ def call_of(bundle: Bundle, at: int) -> TaskMessage:
 
 
 def test_what_is_written_is_read() -> None:
-    messages = [
-        *calls(3),
-        TaskMessage(id="-", task="-"),
-    ][:3]
+    messages = calls(3)
     assert list(read(write_bundle(messages)).calls) == messages
 
 
@@ -310,6 +308,26 @@ def test_a_bundle_of_too_many_values_is_neither_sent_nor_read() -> None:
     body = json.dumps({"v": 3, "id": new_bundle(), "all": {"args": many}, "calls": [{"n": 0}]})
     with pytest.raises(DecodeError, match="oversized: a message of more than 200,000 lists"):
         read(body.encode())
+
+
+@pytest.mark.parametrize(
+    ("rows", "plain"),
+    [
+        ([{"n": 0, "args": [1]}, {"n": 1, "args": [2]}], True),
+        ([{"n": 0, "args": [1], "kwargs": {"a": 1}}, {"n": 7}], True),
+        ([{"n": 0, "args": [1]}, {"n": 0, "args": [2]}], False),
+        ([{"n": 0, "args": [1]}, {"n": 1, "shadow": "s"}], False),
+        ([{"n": 0, "args": [1]}, {"n": 1, "args": [nested(200)]}], False),
+    ],
+)
+def test_calls_that_differ_in_nothing_but_plain_arguments_are_known_as_such(
+    rows: list[dict[str, Any]], plain: bool
+) -> None:
+    body = {"v": 3, "id": new_bundle(), "all": {"task": "t", "queue": "q"}, "calls": rows}
+    found = read(json.dumps(body).encode())
+    assert isinstance(found.calls, PlainCalls) is plain
+    for row, call in zip(rows, found.calls, strict=True):
+        assert isinstance(call, Unread) or (call.task, call.args) == ("t", row.get("args", []))
 
 
 @pytest.mark.parametrize("body", [b'{"v":3,', b'{"v":3,"id":1e400,'])

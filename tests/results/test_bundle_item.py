@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq import CloudQ, State
-from cloudq.driver import Change, Item, StoreAdmin
+from cloudq.driver import Change, Item, StoreAdmin, Value
 from cloudq.driver.loader import open_backend
 from cloudq.driver.store import StoreLimits
 from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.results.backend import Backend
-from cloudq.results.bundle_item import Delivered, bundle_key, part_of, read_item
+from cloudq.results.bundle_item import BundleRecords, Delivered, bundle_key, part_of, read_item
 from cloudq.results.record import Record, from_fields, to_fields
 from tests.servers import unique
 
@@ -167,6 +167,26 @@ def test_an_end_is_forgotten_wherever_it_lies(plain: Backend) -> None:
         plain.reopen(Record(id=bundled_id(bundle, number), state=State.PENDING, task="t"))
         plain.bundles.add(bundle, {number: end(bundle, number, "new")}, Delivered("other", 1))
     assert found(plain, bundle, 2) == {0: "new", 1: "new"}
+
+
+def test_an_item_is_read_field_by_field() -> None:
+    bundle = new_bundle()
+    fields: dict[str, Value] = {"parts": 3, "until": 7, "f1": 2, "f2": "x", "f3": True, "x": 4}
+    found = read_item(bundle, Item(key=bundle_key(bundle), fields=fields))
+    assert (found.parts, found.stamp, found.until, found.fences) == (3, 3, 7, {"f1": 2})
+    assert (found.kept, found.size, found.is_known) == ([], 0, False)
+    found = read_item(bundle, Item(key=bundle_key(bundle), fields={"until": "x"}))
+    assert found == read_item(bundle, None) == BundleRecords(bundle=bundle)
+    assert (found.parts, found.stamp, found.until) == (0, None, 0.0)
+
+
+def test_the_end_of_a_later_call_that_lies_apart_hides_the_earlier_one() -> None:
+    bundle = new_bundle()
+    first, then = part_of({1: end(bundle, 1), 2: end(bundle, 2)}), part_of({1: None})
+    item = Item(key=bundle_key(bundle), fields={"parts": 2, "p0": first, "p1": then})
+    found = read_item(bundle, item)
+    assert (set(found.records), found.apart) == ({2}, {1})
+    assert (found.kept, found.size) == (["p0", "p1"], len(first) + len(then))
 
 
 ODD = st.recursive(
