@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,16 @@ def test_an_end_is_forgotten_wherever_it_lies(plain: Backend) -> None:
         plain.reopen(Record(id=bundled_id(bundle, number), state=State.PENDING, task="t"))
         plain.bundles.add(bundle, {number: end(bundle, number, "new")}, Delivered("other", 1))
     assert found(plain, bundle, 2) == {0: "new", 1: "new"}
+
+
+def test_what_all_records_of_a_part_share_stands_in_it_once() -> None:
+    bundle = new_bundle()
+    rows = {n: replace(end(bundle, n), task="shop.work") for n in range(9)}
+    text = zlib.decompress(part_of({**rows, 9: None}))
+    assert (text.count(b"SUCCESS"), text.count(b"shop.work")) == (1, 1)
+    rows[9] = replace(rows[8], task="other")
+    text = zlib.decompress(part_of(rows))
+    assert (text.count(b"SUCCESS"), text.count(b"shop.work")) == (1, 9)
 
 
 def test_an_item_is_read_field_by_field() -> None:
