@@ -46,6 +46,8 @@ class CoreTarget:
 
 
 _ASKED = "a call asks for one retry at most"
+_DEGREE = "the next degree of compression saves little, and takes longer"
+_FIRST = "the first delivery of a message is its number 1"
 _LARGER = "every record takes many bytes"
 _ANY = "any message of a tray will do: they differ in nothing but their arguments"
 
@@ -271,6 +273,10 @@ TARGETS = (
             "execution.plain_bundles.PlainBundles._plain: 0 as -1": _ANY,
             "results.bundle_item._read_part: swap found.apart.add(number) and "
             "found.records.pop(number, None)": "the two know nothing of each other",
+            "results.bundle_item.part_of: 1 as 2": _DEGREE,
+            "results.bundle_item.plain_part: 1 as 2": _DEGREE,
+            "results.bundle_item.Delivered.is_late: 0 as 1": _FIRST,
+            "results.bundle_item.Delivered.is_late: 0 as -1": _FIRST,
             "results.bundle_item.part_of: 0 as -1": "what all have, the last has as well",
             "execution.bundles.Parcel.end: True as False": "there is a word on each that goes back",
             "execution.bundles.bury: True as False": "there is a copy of each call",

@@ -349,7 +349,7 @@ DELIVERED = Delivered("m", 1)
 
 def test_their_ends_are_read_as_those_of_others() -> None:
     name = new_bundle()
-    ends = [(0, "1", 5.25, 6.5), (7, None, 5.0, 6.123456), (3, '"text"', 5.0, 6.0)]
+    ends = [(0, "1", 5.123456, 6.5), (7, None, 5.0, 6.123456), (3, '"text"', 5.0, 6.0)]
     found = read_item(
         name, Item(key=bundle_key(name), fields={"p0": plain_part(SHARED, ends)}, expires=None)
     )
@@ -358,7 +358,7 @@ def test_their_ends_are_read_as_those_of_others() -> None:
             SHARED,
             id=f"{name}{number:04x}",
             value=value,
-            started_at=began,
+            started_at=round(began, 3),
             finished_at=round(ended, 3),
         )
         for number, value, began, ended in ends

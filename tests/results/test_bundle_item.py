@@ -20,7 +20,14 @@ from cloudq.driver.loader import open_backend
 from cloudq.driver.store import StoreLimits
 from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.results.backend import Backend
-from cloudq.results.bundle_item import BundleRecords, Delivered, bundle_key, part_of, read_item
+from cloudq.results.bundle_item import (
+    BundleRecords,
+    Delivered,
+    bundle_key,
+    part_of,
+    plain_part,
+    read_item,
+)
 from cloudq.results.record import Record, from_fields, to_fields
 from tests.servers import unique
 
@@ -177,6 +184,21 @@ def test_what_all_records_of_a_part_share_stands_in_it_once() -> None:
     rows[9] = replace(rows[8], task="other")
     text = zlib.decompress(part_of(rows))
     assert (text.count(b"SUCCESS"), text.count(b"shop.work")) == (1, 9)
+
+
+def test_parts_are_compressed() -> None:
+    bundle = new_bundle()
+    rows = {n: end(bundle, n, "the same text for all") for n in range(99)}
+    ends = [(n, "the same text for all", 1.0, 1.5) for n in range(99)]
+    for part in (part_of(rows), plain_part(rows[0], ends)):
+        assert 5 * len(part) < len(zlib.decompress(part))
+
+
+def test_a_later_delivery_is_noted_under_a_name_that_never_changes() -> None:
+    """Workers of other releases look for it there."""
+    first, second = Delivered("message-1", 1), Delivered("message-1", 2)
+    assert first.field == second.field == "fbe53ab02d1a9ee99"
+    assert (first.claim(), second.claim()) == ({}, {"fbe53ab02d1a9ee99": 2})
 
 
 def test_an_item_is_read_field_by_field() -> None:
