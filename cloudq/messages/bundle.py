@@ -30,11 +30,10 @@ from cloudq.messages.message import (
     VERSION,
     TaskMessage,
     WrongField,
-    from_given_fields,
     given_fields,
 )
 from cloudq.messages.plain_calls import PlainCalls, changeable, copied, plain_row
-from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
+from cloudq.messages.size import check_text, check_written
 from cloudq.messages.values import check_depth, plain_numbers
 
 BUNDLE_VERSION = 3
@@ -82,8 +81,7 @@ def write_bundle(messages: Sequence[TaskMessage]) -> bytes:
             row.pop(same, None)
         calls.append({"n": int(message.id[len(name) :], 16), **row})
     body = json_bytes({"v": BUNDLE_VERSION, "id": name, "all": shared, "calls": calls})
-    if len(body) > MOST_CONTAINERS:
-        check_written(body)
+    check_written(body)
     return body
 
 
@@ -94,8 +92,7 @@ def read_bundle(body: bytes, *, limit: int) -> Bundle:
     """
     if len(body) > limit:
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
-    if len(body) > MOST_CONTAINERS:
-        check_text(body)
+    check_text(body)
     unusual = has_unusual(body)
     try:
         # orjson makes floats of large whole numbers; the other parser is slower.
@@ -132,7 +129,6 @@ class _Reader:
         self._unusual = unusual
         self._places: set[int] = set()
         self._checked: dict[str, Any] | None = None
-        self._changeable: tuple[str, ...] = ()  # those of what was checked that hold a list or dict
 
     def call(self, call: object) -> TaskMessage | Unread:
         """Read the next call."""
@@ -160,9 +156,8 @@ class _Reader:
         rows = [row for call in calls if (row := plain_row(call)) is not None]
         if len(rows) < len(calls) or len({row[0] for row in rows}) < len(rows):
             return None
-        if self._checked is None:
-            self.call(calls[0])
-            self._places.clear()
+        self.call(calls[0])
+        self._places.clear()
         return None if self._checked is None else PlainCalls(self._name, self._checked, rows)
 
     def _plain(self, checked: dict[str, Any], call: object) -> TaskMessage | None:
@@ -174,17 +169,7 @@ class _Reader:
         return writable(plain) if self._unusual else plain
 
     def _message(self, own: dict[str, Any], fields: dict[str, Any]) -> TaskMessage:
-        args, kwargs = own.get("args", _NO_ARGS), own.get("kwargs", _NO_KWARGS)
-        if (
-            self._checked is not None
-            and own.keys() <= _PLAIN
-            and type(args) is list
-            and type(kwargs) is dict
-        ):
-            copies = {name: copied(self._checked[name]) for name in self._changeable}
-            message = from_given_fields({**self._checked, **copies, **own})
-        else:
-            message = TaskMessage(**fields)
+        message = TaskMessage(**fields)
         for given in (message.args, message.kwargs):
             if given:
                 check_depth(given)
@@ -201,17 +186,13 @@ class _Reader:
         """Keep what the other calls need not have checked; a list or object is copied for each."""
         given = given_fields(message)
         shared = {key: given[key] for key in given if key not in own}
-        names = changeable(shared)
-        if _COPIED.issuperset(names):
-            self._changeable = names
+        if _COPIED.issuperset(changeable(shared)):
             self._checked = {key: copied(value) for key, value in shared.items()}
 
 
 _PLAIN = frozenset({"id", "args", "kwargs"})
 # What a task may change must not be its neighbours' too. What follows a call is checked each time.
 _COPIED = frozenset({"args", "kwargs", "headers"})
-_NO_ARGS: list[Any] = []
-_NO_KWARGS: dict[str, Any] = {}
 
 
 def _unread(call: object, reason: str) -> Unread:

@@ -375,8 +375,8 @@ def payloads_of(message: TaskMessage, *, follow: bool = False) -> Sequence[str]:
     Files are not among them: other calls may have them too. Nor is what is in an argument, as the
     arguments of the failed call are in that of an error callback.
     """
-    values = (*message.args, *message.kwargs.values())
-    given = [each for each in values if type(each) is dict and "$blob" in each]
+    values: tuple[Any, ...] = (*message.args, *message.kwargs.values())
+    given: list[Any] = [each for each in values if type(each) is dict and "$blob" in each]
     if follow:
         given += [*message.chain, *message.link]
     if not any(type(value) is dict for value in given):  # as most

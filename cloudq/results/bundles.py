@@ -314,11 +314,9 @@ class BundleStore:
                 keep_expires=True,
                 when=(unchanged(standing),),
             )
-            try:
+            with suppress(ConditionFailed):  # another was faster
                 self._backend.update(bundle_key(bundle), change)
                 return
-            except ConditionFailed:
-                continue
         raise busy("bundle", bundle)
 
     def read(

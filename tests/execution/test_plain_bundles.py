@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,16 @@ import pytest
 from pydantic import BaseModel
 
 from cloudq import CloudQ, Ignore, Reject, Task, signals
-from cloudq.driver import Delivery, Item
+from cloudq.driver import Delivery, Item, Key, Outgoing
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settlement
-from cloudq.messages.ids import new_bundle
+from cloudq.messages.bundle import write_bundle
+from cloudq.messages.ids import bundled_id, new_bundle
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.plain_calls import PlainCalls
 from cloudq.results.bundle_item import Delivered, bundle_key, plain_part, read_item
 from cloudq.results.record import Record, State
+from tests.support.bench import Bench
 
 HOST = "here"
 
@@ -85,8 +88,22 @@ def test_those_of_several_tasks_and_those_that_come_again_are_not(app: CloudQ) -
     app.publish([one.prepare(n) for n in range(2)], bundle=2)
     executor = app.executor(hostname=HOST)
     [delivery] = app.broker.receive("default", count=1, wait=0.0, lease=60)
-    assert executor.sort([delivery]).plain
+    [plain] = executor.sort([delivery]).plain
+    assert (plain.end.task, plain.end.state, plain.end.worker) == ("one", State.SUCCESS, HOST)
+    assert plain.end.finished_at is None, "each has its own"
     assert not executor.sort([replace(delivery, attempts=2)]).plain
+
+
+def test_those_of_an_ordered_group_from_another_queue_and_of_no_task_are_not(app: CloudQ) -> None:
+    task = app.task(work)
+    app.publish([task.prepare(n) for n in range(2)], bundle=2)
+    executor = app.executor(hostname=HOST)
+    [delivery] = app.broker.receive("default", count=1, wait=0.0, lease=60)
+    assert executor.sort([delivery]).plain
+    for changed in ({"group": "g"}, {"queue": "other"}):
+        assert not executor.sort([replace(delivery, **changed)]).plain
+    with CloudQ("other", broker="memory://plain-bundles") as other:
+        assert not other.executor(hostname=HOST).sort([delivery]).plain
 
 
 def test_those_of_which_something_is_recorded_are_not(app: CloudQ) -> None:
@@ -109,6 +126,59 @@ def test_none_are_while_a_receiver_waits_for_each(app: CloudQ) -> None:
         assert not is_plain(app, [task.prepare(n) for n in range(3)])
     finally:
         signals.task_received.disconnect(heard)
+
+
+def received(bench: Bench) -> list[Delivery]:
+    return list(bench.broker.receive("default", count=10, wait=0.0, lease=60))
+
+
+def bundled(bench: Bench, **options: Any) -> Delivery:
+    task = bench.task(work, name=f"work {options}", **options)
+    bench.publish([task.prepare(n) for n in range(3)], bundle=3)
+    [delivery] = received(bench)
+    return delivery
+
+
+def looked_up(bench: Bench, deliveries: list[Delivery]) -> tuple[list[str], int]:
+    """Return which bundles are set aside as plain, and how many reads that and the rest took."""
+    bench.store.calls.clear()
+    opened = bench.executor(hostname=HOST).sort(deliveries)
+    return [each.parcel.whole.id for each in opened.plain], bench.store.calls["get"]
+
+
+@pytest.mark.parametrize("billed", [True, False])
+def test_where_reads_are_billed_there_is_none_for_plain_ones_beside_others(billed: bool) -> None:
+    with Bench() as bench:
+        bench.store.limits = replace(bench.store.limits, billed=billed)
+        one, other = bundled(bench), bundled(bench)
+        ruled = bundled(bench, time_limit=9.0)
+        bench.task(work, name="alone").delay(1)
+        [alone] = received(bench)
+        assert looked_up(bench, [one, other]) == ([one.id, other.id], 1)
+        assert looked_up(bench, [one, alone]) == (([], 2) if billed else ([one.id], 2))
+        assert looked_up(bench, [one, ruled]) == (([], 1) if billed else ([one.id], 2))
+
+
+def test_what_is_recorded_of_them_is_looked_up_at_the_lower_price() -> None:
+    asked: list[bool] = []
+    with Bench() as bench:
+        get = bench.store.get
+
+        def noted(keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
+            asked.append(consistent)
+            return get(keys, consistent=consistent)
+
+        bench.store.get = noted  # type: ignore[method-assign]
+        assert looked_up(bench, [one := bundled(bench)]) == ([one.id], 1)
+    assert asked == [False]
+
+
+def test_a_single_call_in_a_bundle_is_not_plain(app: CloudQ) -> None:
+    id, task = bundled_id(new_bundle(), 0), app.task(work)
+    body = write_bundle([TaskMessage(id=id, task=task.name, args=[1], queue="default")])
+    app.broker.driver.send("default", [Outgoing(id="m", body=body)])
+    deliveries = app.broker.receive("default", count=1, wait=0.0, lease=60)
+    assert not app.executor(hostname=HOST).sort(deliveries).plain
 
 
 # ---- how they end
@@ -279,7 +349,7 @@ DELIVERED = Delivered("m", 1)
 
 def test_their_ends_are_read_as_those_of_others() -> None:
     name = new_bundle()
-    ends = [(0, "1", 5.25, 6.5), (7, None, 5.0, 6.123456), (3, '"text"', 5.0, 6.0)]
+    ends = [(0, "1", 5.123456, 6.5), (7, None, 5.0, 6.123456), (3, '"text"', 5.0, 6.0)]
     found = read_item(
         name, Item(key=bundle_key(name), fields={"p0": plain_part(SHARED, ends)}, expires=None)
     )
@@ -288,7 +358,7 @@ def test_their_ends_are_read_as_those_of_others() -> None:
             SHARED,
             id=f"{name}{number:04x}",
             value=value,
-            started_at=began,
+            started_at=round(began, 3),
             finished_at=round(ended, 3),
         )
         for number, value, began, ended in ends

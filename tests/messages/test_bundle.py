@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode, encode
 from cloudq.messages.bundle import Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.ids import BundleIds, bundled_id, is_bundle, new_bundle, place_of
 from cloudq.messages.message import DEFAULTS, TaskMessage, new_id
+from cloudq.messages.plain_calls import PlainCalls
+from cloudq.messages.size import MOST_CONTAINERS
 from cloudq.messages.values import from_wire, to_wire
 
 LIMIT = 1 << 20
@@ -48,10 +50,7 @@ def call_of(bundle: Bundle, at: int) -> TaskMessage:
 
 
 def test_what_is_written_is_read() -> None:
-    messages = [
-        *calls(3),
-        TaskMessage(id="-", task="-"),
-    ][:3]
+    messages = calls(3)
     assert list(read(write_bundle(messages)).calls) == messages
 
 
@@ -289,6 +288,73 @@ def test_calls_do_not_share_what_none_was_given() -> None:
         if isinstance(value, dict | list):
             assert value is not vars(other)[name], name
             assert value is not DEFAULTS.get(name), name
+
+
+def test_a_time_in_which_calls_hardly_differ_is_that_of_the_first() -> None:
+    bundle = new_bundle()
+    messages = [
+        TaskMessage(id=bundled_id(bundle, n), task="t", sent_at=5.0 + n / 8, args=[n])
+        for n in range(3)
+    ]
+    found = read(write_bundle(messages))
+    assert [call_of(found, at).sent_at for at in range(3)] == [5.0] * 3
+
+
+def test_a_bundle_of_too_many_values_is_neither_sent_nor_read() -> None:
+    many = [[]] * MOST_CONTAINERS
+    [call] = calls(1)
+    with pytest.raises(EncodeError, match="200,000 lists and objects"):
+        write_bundle([call.model_copy(update={"args": many})])
+    body = json.dumps({"v": 3, "id": new_bundle(), "all": {"args": many}, "calls": [{"n": 0}]})
+    with pytest.raises(DecodeError, match="oversized: a message of more than 200,000 lists"):
+        read(body.encode())
+
+
+@pytest.mark.parametrize(
+    ("rows", "plain"),
+    [
+        ([{"n": 0, "args": [1]}, {"n": 1, "args": [2]}], True),
+        ([{"n": 0, "args": [1], "kwargs": {"a": 1}}, {"n": 7}], True),
+        ([{"n": 0, "args": [1]}, {"n": 0, "args": [2]}], False),
+        ([{"n": 0, "args": [1]}, {"n": 1, "shadow": "s"}], False),
+        ([{"n": 0, "args": [1]}, {"n": 1, "args": [nested(200)]}], False),
+    ],
+)
+def test_calls_that_differ_in_nothing_but_plain_arguments_are_known_as_such(
+    rows: list[dict[str, Any]], plain: bool
+) -> None:
+    body = {"v": 3, "id": new_bundle(), "all": {"task": "t", "queue": "q"}, "calls": rows}
+    found = read(json.dumps(body).encode())
+    assert isinstance(found.calls, PlainCalls) is plain
+    for row, call in zip(rows, found.calls, strict=True):
+        assert isinstance(call, Unread) or (call.task, call.args) == ("t", row.get("args", []))
+
+
+@pytest.mark.parametrize("body", [b'{"v":3,', b'{"v":3,"id":1e400,'])
+def test_a_bundle_that_was_cut_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError, match="undecodable: "):
+        read(body)
+
+
+def test_as_many_calls_are_read_as_a_bundle_may_have() -> None:
+    rows = [{"n": n} for n in range(9_998)]
+    rows += [{"n": 65_534}, {"n": 65_535, "shadow": "the last place that there is"}]
+    body = json.dumps({"v": 3, "id": new_bundle(), "all": {"task": "t"}, "calls": rows})
+    found = read(body.encode())
+    assert len(found.calls) == 10_000
+    assert [call_of(found, at).id[-4:] for at in (9_998, 9_999)] == ["fffe", "ffff"]
+
+
+def test_of_what_has_no_room_in_a_body_the_rest_is_kept_as_it_came() -> None:
+    rows = [nested(900), {"n": 1, "task": "t", "args": [nested(900)], "retries": 2}]
+    found = read(json.dumps({"v": 3, "id": new_bundle(), "calls": rows}).encode())
+    bare, call = found.calls
+    assert isinstance(bare, Unread)
+    assert isinstance(call, Unread)
+    assert json.loads(bare.body) == {"unread": bare.reason}
+    kept = json.loads(call.body)
+    assert (kept.keys(), kept["retries"]) == ({"v", "id", "task", "args", "retries"}, 2)
+    assert "left out: " in kept["args"]
 
 
 # ---- ids

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq import CloudQ, State
-from cloudq.driver import Change, Item, StoreAdmin
+from cloudq.driver import Change, Item, StoreAdmin, Value
 from cloudq.driver.loader import open_backend
 from cloudq.driver.store import StoreLimits
 from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.results.backend import Backend
-from cloudq.results.bundle_item import Delivered, bundle_key, part_of, read_item
+from cloudq.results.bundle_item import (
+    BundleRecords,
+    Delivered,
+    bundle_key,
+    part_of,
+    plain_part,
+    read_item,
+)
 from cloudq.results.record import Record, from_fields, to_fields
 from tests.servers import unique
 
@@ -167,6 +174,51 @@ def test_an_end_is_forgotten_wherever_it_lies(plain: Backend) -> None:
         plain.reopen(Record(id=bundled_id(bundle, number), state=State.PENDING, task="t"))
         plain.bundles.add(bundle, {number: end(bundle, number, "new")}, Delivered("other", 1))
     assert found(plain, bundle, 2) == {0: "new", 1: "new"}
+
+
+def test_what_all_records_of_a_part_share_stands_in_it_once() -> None:
+    bundle = new_bundle()
+    rows = {n: replace(end(bundle, n), task="shop.work") for n in range(9)}
+    text = zlib.decompress(part_of({**rows, 9: None}))
+    assert (text.count(b"SUCCESS"), text.count(b"shop.work")) == (1, 1)
+    rows[9] = replace(rows[8], task="other")
+    text = zlib.decompress(part_of(rows))
+    assert (text.count(b"SUCCESS"), text.count(b"shop.work")) == (1, 9)
+
+
+def test_parts_are_compressed() -> None:
+    bundle = new_bundle()
+    rows = {n: end(bundle, n, "the same text for all") for n in range(99)}
+    ends = [(n, "the same text for all", 1.0, 1.5) for n in range(99)]
+    for part in (part_of(rows), plain_part(rows[0], ends)):
+        assert 5 * len(part) < len(zlib.decompress(part))
+
+
+def test_a_later_delivery_is_noted_under_a_name_that_never_changes() -> None:
+    """Workers of other releases look for it there."""
+    first, second = Delivered("message-1", 1), Delivered("message-1", 2)
+    assert first.field == second.field == "fbe53ab02d1a9ee99"
+    assert (first.claim(), second.claim()) == ({}, {"fbe53ab02d1a9ee99": 2})
+
+
+def test_an_item_is_read_field_by_field() -> None:
+    bundle = new_bundle()
+    fields: dict[str, Value] = {"parts": 3, "until": 7, "f1": 2, "f2": "x", "f3": True, "x": 4}
+    found = read_item(bundle, Item(key=bundle_key(bundle), fields=fields))
+    assert (found.parts, found.stamp, found.until, found.fences) == (3, 3, 7, {"f1": 2})
+    assert (found.kept, found.size, found.is_known) == ([], 0, False)
+    found = read_item(bundle, Item(key=bundle_key(bundle), fields={"until": "x"}))
+    assert found == read_item(bundle, None) == BundleRecords(bundle=bundle)
+    assert (found.parts, found.stamp, found.until) == (0, None, 0.0)
+
+
+def test_the_end_of_a_later_call_that_lies_apart_hides_the_earlier_one() -> None:
+    bundle = new_bundle()
+    first, then = part_of({1: end(bundle, 1), 2: end(bundle, 2)}), part_of({1: None})
+    item = Item(key=bundle_key(bundle), fields={"parts": 2, "p0": first, "p1": then})
+    found = read_item(bundle, item)
+    assert (set(found.records), found.apart) == ({2}, {1})
+    assert (found.kept, found.size) == (["p0", "p1"], len(first) + len(then))
 
 
 ODD = st.recursive(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from os import urandom
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq import State
-from cloudq.driver import Change, Code, ConditionFailed, Item, Key, Value
+from cloudq.driver import Change, Code, ConditionFailed, Item, Key, StoreLimits, Value
 from cloudq.errors import BackendError
 from cloudq.messages.ids import Place, bundled_id, new_bundle
 from cloudq.messages.message import new_id
@@ -188,8 +190,26 @@ def test_of_two_ends_in_an_item_that_of_the_earlier_part_counts(bundle: str) -> 
     assert read_item(bundle, item).records == {1: ended(bundle, 1, 9)}
 
 
+def test_times_of_ends_are_those_of_the_nearest_millisecond(app: Bench, bundle: str) -> None:
+    exact = ended(bundle, 0, started_at=4.0004, finished_at=5.12356)
+    app.results.bundles.add(bundle, {0: exact}, nth(1))
+    assert found(app, bundle, 0) == {0: replace(exact, started_at=4.0, finished_at=5.124)}
+
+
+def test_the_parts_of_an_item_are_numbered_from_0_whatever_else_it_has(
+    app: Bench, bundle: str
+) -> None:
+    app.results.bundles.claim(bundle, nth(2))
+    app.results.revoke(bundled_id(bundle, 7))
+    for number in range(2):
+        app.results.bundles.add(bundle, ends(bundle, number), nth(2))
+    item = app.store.get([bundle_key(bundle)], consistent=True)[bundle_key(bundle)]
+    assert item.fields["parts"] == 2
+    assert {name for name in item.fields if name[0] == "p"} == {"p0", "p1", "parts"}
+
+
 def test_marks_of_another_program_are_passed_over() -> None:
-    assert marked(frozenset({"1", "65535", "x", "-2", "1234567", ""})) == {1, 65535}
+    assert marked(frozenset({"1", "65535", "x", "-2", "123456", "1234567", ""})) == {1, 65535}
     assert marked("1") == set()
 
 
@@ -211,6 +231,116 @@ def test_an_item_that_changes_too_often_is_given_up(app: Bench, bundle: str, wha
     with pytest.raises(BackendError, match=f"bundle {bundle} changes too often") as caught:
         changes[what]()
     assert caught.value.code is Code.THROTTLED
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_who_finds_an_item_changed_learns_what_is_there_whether_the_store_tells_it_or_not(
+    app: Bench, bundle: str, tells: bool
+) -> None:
+    update = app.store.update
+
+    def changed(key: Key, change: Change) -> Item:
+        try:
+            return update(key, change)
+        except ConditionFailed as error:
+            raise ConditionFailed(error.current if tells else None) from None
+
+    app.store.update = changed  # type: ignore[method-assign]
+    app.results.bundles.add(bundle, ends(bundle, 0), nth(1))
+    standing = app.results.bundles.add(bundle, {0: ended(bundle, 0, "other"), **ends(bundle, 1)})
+    assert standing is not None
+    assert standing.records == ends(bundle, 0, 1)
+    assert app.store.calls["get"] == (0 if tells else 1)
+
+
+def test_the_first_plain_ends_may_fill_a_quarter_of_an_item(app: Bench, bundle: str) -> None:
+    bundles, shared = app.results.bundles, ended(bundle, 0)
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    # A record is taken for 200 bytes and its value.
+    for length, written in ((801, None), (800, set[int]())):
+        assert bundles.add_plain(bundle, shared, [(0, "x" * length, 1.0, 2.0)], nth(1)) == written
+
+
+@pytest.mark.parametrize(("length", "apart"), [(800, False), (801, True)])
+def test_one_end_may_fill_a_quarter_of_an_item(
+    app: Bench, bundle: str, length: int, apart: bool
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    record = ended(bundle, 0, "x" * length)
+    app.results.bundles.add(bundle, {0: record}, nth(1))
+    assert app.results.bundles.read([bundle])[bundle].is_apart(0) is apart
+    assert found(app, bundle, 0) == {0: record}
+
+
+@pytest.mark.parametrize(("sizes", "apart"), [((400, 600, 700), {2}), ((601, 400), {0})])
+def test_small_ends_keep_company_for_as_long_as_there_is_room(
+    app: Bench, bundle: str, sizes: tuple[int, ...], apart: set[int]
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    records = {n: ended(bundle, n, "x" * (size - 200)) for n, size in enumerate(sizes)}
+    app.results.bundles.add(bundle, records, nth(1))
+    assert app.results.bundles.read([bundle])[bundle].apart == apart
+    assert found(app, bundle, *records) == records
+
+
+def test_parts_that_have_become_many_are_written_anew_as_one(app: Bench, bundle: str) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=40_000)
+    bundles, large = app.results.bundles, ended(bundle, 0, "x" * 9_900)
+    bundles.add(bundle, {0: large}, nth(1))
+    for number in range(1, 32):
+        bundles.add(bundle, ends(bundle, number), nth(1))
+    standing = bundles.read([bundle])[bundle]
+    assert (standing.parts, len(standing.kept), standing.apart) == (32, 32, {0})
+    bundles.add(bundle, ends(bundle, 32), nth(1))
+    standing = bundles.read([bundle])[bundle]
+    assert (standing.parts, standing.kept, standing.apart) == (33, ["p32"], {0})
+    assert found(app, bundle, *range(33)) == {**ends(bundle, *range(1, 33)), 0: large}
+
+
+def test_an_item_that_is_a_quarter_full_takes_one_more(app: Bench, bundle: str) -> None:
+    bundles = app.results.bundles
+    bundles.add(bundle, {0: ended(bundle, 0, urandom(1000).hex())}, nth(1))
+    app.store.limits = StoreLimits(put=25, get=100, item=4 * bundles.read([bundle])[bundle].size)
+    for number in (1, 2):
+        bundles.add(bundle, ends(bundle, number), nth(1))
+    assert bundles.read([bundle])[bundle].apart == {2}
+    assert set(found(app, bundle, 0, 1, 2)) == {0, 1, 2}
+
+
+def test_an_end_that_cannot_be_stored_apart_is_told_with_the_store_s_word(
+    app: Bench, bundle: str
+) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    app.store.refuse = lambda item: Code.THROTTLED
+    large = ended(bundle, 0, "x" * 900)
+    with pytest.raises(BackendError, match="refused on purpose") as caught:
+        app.results.bundles.add(bundle, {0: large, **ends(bundle, 1)}, nth(1))
+    assert caught.value.code is Code.THROTTLED
+    assert not app.results.bundles.read([bundle])[bundle].is_known
+
+
+def test_what_a_record_has_beside_its_value_takes_room_too(app: Bench, bundle: str) -> None:
+    app.store.limits = StoreLimits(put=25, get=100, item=4_000)
+    texts = {"children": "x" * 900, "error": "x" * 900, "traceback": "x" * 900}
+    for number, (name, text) in enumerate(texts.items()):
+        record = ended(bundle, number, **{name: text})
+        app.results.bundles.add(bundle, {number: record}, nth(1))
+        assert app.results.bundles.read([bundle])[bundle].is_apart(number)
+        assert found(app, bundle, number) == {number: record}
+
+
+def test_ends_and_the_record_of_a_call_that_lies_apart_are_read_together(
+    app: Bench, bundle: str
+) -> None:
+    started = Record(id=bundled_id(bundle, 0), state=State.STARTED)
+    app.results.advance(started)
+    app.results.bundles.add(bundle, ends(bundle, 1), nth(1))
+    reads = app.store.calls["get"]
+    standing, own = app.results.bundles.with_own(started.id, Place(bundle, 0))
+    assert (standing.records, own) == (ends(bundle, 1), started)
+    standing, own = app.results.bundles.with_own(bundled_id(bundle, 1), Place(bundle, 1))
+    assert (standing.records, own) == (ends(bundle, 1), None)
+    assert app.store.calls["get"] == reads + 2
 
 
 def test_so_many_items_are_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:

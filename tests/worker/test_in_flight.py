@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
+
 from cloudq.driver import Delivery
 from cloudq.execution.settlement import Action
 from cloudq.worker.in_flight import Ends, Flight, Flights, Tray
@@ -71,6 +73,24 @@ def test_the_parts_of_a_bundle_are_held_as_its_message_was(app: Bench) -> None:
     assert len(flights) == 2
 
 
+LEASE = ("extended", "doubtful", "lost", "short", "revoked")
+
+
+@pytest.mark.parametrize("known", LEASE)
+def test_what_is_known_of_a_bundle_s_lease_is_known_of_each_call(app: Bench, known: str) -> None:
+    flights = Flights()
+    [whole, *_] = flights.add([bundled(app)], 60.0)
+    tray = on_tray(app, flights)
+    for flight in (whole, tray.flight):
+        setattr(flight, known, True)
+        flight.lined_up_at = 5.0
+    part, call = flights.split(whole, [whole.delivery])[0], tray.take_out([0])[0]
+    for flight in (part, call):
+        assert [name for name in LEASE if getattr(flight, name)] == [known]
+        assert flight.lease_ends == 60.0
+    assert call.lined_up_at == 5.0
+
+
 def test_the_calls_on_a_tray_count_and_are_held_by_its_message(app: Bench) -> None:
     flights = Flights()
     tray = on_tray(app, flights)
@@ -83,6 +103,7 @@ def test_the_calls_on_a_tray_count_and_are_held_by_its_message(app: Bench) -> No
     [out] = cut.take_out([1])
     assert (out.number, out.given_at, out.tray, out.whole_tray) == (3, 7.0, tray, None)
     assert not cut.has(3)
+    assert tray.cut(0, 8.0).number == tray.first + 3
     [last] = tray.take_waiting()
     assert (last.number, last.given_at, tray.waiting) == (5, 0.0, 0)
     assert len(flights) == COUNT
@@ -111,6 +132,6 @@ def test_calls_that_have_ended_stand_for_the_first_of_them(app: Bench) -> None:
     pairs = tray.pairs(ends.ends)
     assert [flight.number - tray.first for flight, _ in pairs] == [2, 0, 3]
     assert all(flight.settling for flight, _ in pairs)
-    assert [settlement.task_id for _, settlement in pairs] == [
-        tray.calls[number].id for number in (2, 0, 3)
+    assert [(end.task_id, end.task, end.name) for _, end in pairs] == [
+        (tray.calls[number].id, "t", "t") for number in (2, 0, 3)
     ]
