@@ -214,7 +214,7 @@ def judge(target: Target, mutation: str, *, count: bool) -> Verdict:
     environment = {
         **os.environ,
         "CLOUDQ_PATIENCE": "30",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
         "CLOUDQ_MUTATION": f"{target.module}:{target.cls}:{mutation}",
         "CLOUDQ_MUTATION_PATIENCE": target.patience,
     }
@@ -264,7 +264,7 @@ def break_core(target: core_targets.CoreTarget, options: argparse.Namespace) -> 
         verdicts.touch()
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+            "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
             "CLOUDQ_MUTANTS": str(work),
             "CLOUDQ_MUTANT": "1",
         }
