@@ -117,6 +117,7 @@ class Call:
     loose: bool = False  # an operator has sent it again, or revoked it
     reopens: bool = False  # it was sent again, and that has not been heard yet
     tries: set[tuple[str, int, int, int]] = field(default_factory=set[tuple[str, int, int, int]])
+    half_revoked: bool = False  # its message may be taken back, and that not be recorded
     is_twice: bool = False  # two runs of what comes before it have each sent it
 
 
@@ -557,7 +558,10 @@ class Lives(RuleBasedStateMachine):
             return
         task_id = list(self.calls)[pick % len(self.calls)]
         self.calls[task_id].loose = True
-        self.send(lambda: self.app.AsyncResult(task_id).revoke())
+        try:
+            self.app.AsyncResult(task_id).revoke()
+        except (ServiceError, Died):
+            self.calls[task_id].half_revoked = True
 
     @rule()
     def redrive(self) -> None:
@@ -669,6 +673,8 @@ class Lives(RuleBasedStateMachine):
                 assert call.done or call.loose, f"{task_id} is acknowledged, and has not run"
                 continue
             assert record is not None, f"{task_id} is lost"
+            if call.half_revoked and record.revoked and record.scheduled is not None:
+                continue
             assert record.terminal, f"{task_id} is lost: {record.state}"
 
     def work_off(self, consumer: Consumer, *, most: int) -> None:
