@@ -345,7 +345,8 @@ TARGETS = (
                 "messages/test_payloads.py::test_what_is_not_what_was_stored_is_refused"
             ),
         },
-        tests="execution/test_large_arguments.py messages/test_payloads.py messages/test_payload_requests.py"
+        tests="messages/test_payloads.py messages/test_payload_requests.py"
+        " execution/test_large_arguments.py"
         " messages/test_sealed_payloads.py broker/test_claim_check.py results/test_large.py"
         " execution/test_retries.py results/test_results.py",
     ),
