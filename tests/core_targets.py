@@ -168,6 +168,7 @@ TARGETS = (
         " execution/test_settlements.py execution/test_at_once.py execution/test_plain_bundles.py"
         " execution/test_commits.py execution/test_consumer.py"
         " execution/test_run_ends.py execution/test_opening.py messages/test_data_keys.py"
+        " execution/test_large_arguments.py"
         " tasks/test_checkpoints.py tasks/limits/test_unique.py"
         " tasks/limits/test_concurrency.py canvas/test_lost_answers.py",
         excused={
