@@ -32,11 +32,7 @@ def errback_values(
     ):
         return (failed.id,)
     error = f"{failed.error_type or failed.state}: {failed.error}"
-    if message is not None:  # its secrets travel with the call itself alone
-        task = tasks.get(message.task)
-        rules = Redaction((), {}) if task is None else task.app.runtime.redaction
-        message = rules.message(message)
-    return (_request(failed, message), error, failed.traceback)
+    return (_request(failed, message, tasks), error, failed.traceback)
 
 
 def _takes_request(call: Signature[Any], tasks: Mapping[str, Task[..., Any]]) -> bool:
@@ -44,11 +40,16 @@ def _takes_request(call: Signature[Any], tasks: Mapping[str, Task[..., Any]]) ->
     return task is not None and task.arguments.takes(2)
 
 
-def _request(failed: Record, message: TaskMessage | None) -> dict[str, Any]:
-    """Describe the failed call for an error callback."""
+def _request(
+    failed: Record, message: TaskMessage | None, tasks: Mapping[str, Task[..., Any]]
+) -> dict[str, Any]:
+    """Describe the failed call for an error callback. Its secrets travel with itself alone."""
     request = {"id": failed.id, "task": failed.task, "retries": failed.retries}
     if message is not None:
-        named = {"args": message.args, "kwargs": message.kwargs, "queue": message.queue}
+        task = tasks.get(message.task)
+        rules = Redaction((), {}) if task is None else task.app.runtime.redaction
+        args, kwargs = rules.arguments(message)
+        named = {"args": args, "kwargs": kwargs, "queue": message.queue}
         request |= {**named, "root_id": message.root or message.id, "parent_id": message.parent}
     return request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,3 +166,34 @@ def test_a_call_that_goes_back_holds_its_key_as_one_that_waits(app: Bench) -> No
     claim = app.results.get([held])[held]
     assert "owner" in claim.fields
     assert "started" not in claim.fields
+
+
+def test_many_error_callbacks_cost_as_much_each_as_few(app: Bench) -> None:
+    @app.task(name="fails")
+    def fails() -> None:
+        raise ValueError
+
+    app.task(name="told")(print)
+
+    def calls_for(count: int) -> int:
+        told = app.signature("told", immutable=True)
+        fails.apply_async(link_error=[told] * count)
+        delivery, counted = app.one(), 0
+
+        def count_one(frame: object, event: str, argument: object) -> None:
+            nonlocal counted
+            counted += event == "call"
+
+        sys.setprofile(count_one)
+        try:
+            outcome = app.settle(delivery)
+        finally:
+            sys.setprofile(None)
+        assert len(outcome.starts.messages) == count if outcome.starts is not None else not count
+        app.finish(delivery, outcome)
+        app.work()
+        return counted
+
+    calls_for(1)
+    few, many = calls_for(10), calls_for(80)
+    assert many < 10 * few
