@@ -16,6 +16,7 @@ from cloudq.driver.blobs import Blobs
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
+from cloudq.errors import ConfigurationError
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.messages.redaction import Redaction
@@ -112,9 +113,17 @@ class Runtime:
 
     @property
     def encryption(self) -> Encryption | None:
-        """The keys that encrypt what is sent and stored; None where there are none."""
+        """The keys that encrypt what is sent and stored; None where there are none.
+
+        Raises `ConfigurationError` where encryption is asked for, and there is no key.
+        """
         conf = self.conf
         if not conf.encryption_keys:
+            if conf.encryption_required and "encryption_required" in conf.given:
+                raise ConfigurationError(
+                    "encryption_required is set, and there are no encryption_keys: give this "
+                    "program the keys, or leave encryption_required out"
+                )
             return None
         keys = {name: key.get_secret_value() for name, key in conf.encryption_keys.items()}
         given = keys, conf.encryption_key, conf.encryption_required, conf.encryption_hides_task
