@@ -121,7 +121,7 @@ class ScheduleStates:
             text = dumps(entry)
         except NotStored as error:
             raise EncodeError(
-                f"schedule {entry.name!r}: a File cannot be an argument of a stored schedule, since "
+                f"schedule {entry.name!r}: a File cannot be an argument of a stored schedule, for "
                 "files are deleted in time: give a name or a key that the task finds it by"
             ) from error
         fields: dict[str, Value] = {"entry": text, "last": now, "spec": entry.fingerprint}
