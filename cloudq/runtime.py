@@ -10,13 +10,13 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from cloudq.clock import Clock, real_time
-from cloudq.driver import BackendDriver, BrokerDriver, StoreLimits
+from cloudq.driver import BackendDriver, BrokerDriver, Code, StoreLimits
 from cloudq.driver.billing import Meter, meter_of
 from cloudq.driver.blobs import Blobs
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, PayloadError, ServiceError
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.messages.redaction import Redaction
@@ -26,6 +26,7 @@ from cloudq.results.events import KEPT, History
 from cloudq.results.large import LargeValues
 from cloudq.results.record import State
 from cloudq.settings import Level, Settings
+from cloudq.text import describe
 
 if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
     from zoneinfo import ZoneInfo
@@ -221,6 +222,20 @@ class Runtime:
                     reopen=partial(self.services.open_blobs, url),
                 )
             return self._payloads
+
+    def payloads_to_read(self) -> Payloads | None:
+        """Return the store of large payloads for a call that has come.
+
+        Raises `PayloadError` where it cannot be opened, say for want of credentials: the call is
+        not to blame, and waits.
+        """
+        try:
+            return self.payloads()
+        except ServiceError:
+            raise
+        except Exception as error:
+            said = f"the payload store cannot be opened: {describe(error)}"
+            raise PayloadError(said, code=Code.CREDENTIALS) from error
 
     def meters(self) -> list[Meter]:
         """Return the meters of the drivers that are open in this process and have one."""
