@@ -363,7 +363,7 @@ def test_an_ordered_bundle_stays_from_its_retry_on(make_app: Callable[..., Cloud
 
 @pytest.fixture
 def shops(make_app: Callable[..., CloudQ], tmp_path: Path) -> tuple[CloudQ, CloudQ]:
-    """An app that sends large arguments, and its process that has no credentials for their store."""
+    """An app that sends large arguments, and one that has no credentials for their store."""
     store = {"payload_store": f"file://{tmp_path}/payloads", "payload_store_over": 2000}
     sender, reader = make_app(**store), make_app(**store)
 
