@@ -114,17 +114,9 @@ class Runtime:
 
     @property
     def encryption(self) -> Encryption | None:
-        """The keys that encrypt what is sent and stored; None where there are none.
-
-        Raises `ConfigurationError` where encryption is asked for, and there is no key.
-        """
+        """The keys that encrypt what is sent and stored; None where there are none."""
         conf = self.conf
         if not conf.encryption_keys:
-            if conf.encryption_required and "encryption_required" in conf.given:
-                raise ConfigurationError(
-                    "encryption_required is set, and there are no encryption_keys: give this "
-                    "program the keys, or leave encryption_required out"
-                )
             return None
         keys = {name: key.get_secret_value() for name, key in conf.encryption_keys.items()}
         given = keys, conf.encryption_key, conf.encryption_required, conf.encryption_hides_task
@@ -266,6 +258,7 @@ class Runtime:
         from cloudq.broker.claim_check import ClaimCheck
         from cloudq.broker.delayed import DelayedStore
 
+        self._check_encryption()
         conf, codec = self.conf, self.codec
         return Broker(
             self.services.open_broker(conf.broker),
@@ -280,12 +273,23 @@ class Runtime:
             claims=ClaimCheck(codec, self.payloads, conf.payload_store_over),
         )
 
+    def _check_encryption(self) -> None:
+        """Raise `ConfigurationError` where encryption is asked for, and there is no key."""
+        conf = self.conf
+        asked = conf.encryption_required and "encryption_required" in conf.given
+        if asked and not conf.encryption_keys:
+            raise ConfigurationError(
+                "encryption_required is set, and there are no encryption_keys: give this "
+                "program the keys, or leave encryption_required out"
+            )
+
     def _store(self) -> Backend:
         opened = self.backend
         assert opened is not None  # a broker without a store keeps no delayed messages
         return opened
 
     def _open_backend(self, url: str) -> Backend:
+        self._check_encryption()
         conf = self.conf
         driver = self.services.open_backend(url)
         return Backend(

@@ -6,6 +6,7 @@ import base64
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def test_a_rotation_under_load_loses_nothing(shop: Shop) -> None:
 def test_encryption_that_is_required_and_has_no_keys_is_an_error(others: dict[str, Any]) -> None:
     with CloudQ("shop", broker="memory://", encryption_required=True, **others) as app:
         task = app.task(name="shop.send")(lambda: None)
-        for use in (task.delay, app.executor):
+        for use in (task.delay, partial(drain, app)):
             with pytest.raises(ConfigurationError, match="there are no encryption_keys"):
                 use()
         app.configure(encryption_required=False)
