@@ -10,12 +10,13 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from cloudq.clock import Clock, real_time
-from cloudq.driver import BackendDriver, BrokerDriver, StoreLimits
+from cloudq.driver import BackendDriver, BrokerDriver, Code, StoreLimits
 from cloudq.driver.billing import Meter, meter_of
 from cloudq.driver.blobs import Blobs
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
+from cloudq.errors import ConfigurationError, PayloadError, ServiceError
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.messages.redaction import Redaction
@@ -25,6 +26,7 @@ from cloudq.results.events import KEPT, History
 from cloudq.results.large import LargeValues
 from cloudq.results.record import State
 from cloudq.settings import Level, Settings
+from cloudq.text import describe
 
 if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
     from zoneinfo import ZoneInfo
@@ -213,6 +215,20 @@ class Runtime:
                 )
             return self._payloads
 
+    def payloads_to_read(self) -> Payloads | None:
+        """Return the store of large payloads for a call that has come.
+
+        Raises `PayloadError` where it cannot be opened, say for want of credentials: the call is
+        not to blame, and waits.
+        """
+        try:
+            return self.payloads()
+        except ServiceError:
+            raise
+        except Exception as error:
+            said = f"the payload store cannot be opened: {describe(error)}"
+            raise PayloadError(said, code=Code.CREDENTIALS) from error
+
     def meters(self) -> list[Meter]:
         """Return the meters of the drivers that are open in this process and have one."""
         parts = (self._broker, self._backend, self._scheduler, self._payloads)
@@ -242,6 +258,7 @@ class Runtime:
         from cloudq.broker.claim_check import ClaimCheck
         from cloudq.broker.delayed import DelayedStore
 
+        self._check_encryption()
         conf, codec = self.conf, self.codec
         return Broker(
             self.services.open_broker(conf.broker),
@@ -256,12 +273,23 @@ class Runtime:
             claims=ClaimCheck(codec, self.payloads, conf.payload_store_over),
         )
 
+    def _check_encryption(self) -> None:
+        """Raise `ConfigurationError` where encryption is asked for, and there is no key."""
+        conf = self.conf
+        asked = conf.encryption_required and "encryption_required" in conf.given
+        if asked and not conf.encryption_keys:
+            raise ConfigurationError(
+                "encryption_required is set, and there are no encryption_keys: give this "
+                "program the keys, or leave encryption_required out"
+            )
+
     def _store(self) -> Backend:
         opened = self.backend
         assert opened is not None  # a broker without a store keeps no delayed messages
         return opened
 
     def _open_backend(self, url: str) -> Backend:
+        self._check_encryption()
         conf = self.conf
         driver = self.services.open_backend(url)
         return Backend(

@@ -10,7 +10,7 @@ from cloudq.amounts import counted
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery, StoreBeside
 from cloudq.driver.log import Log
-from cloudq.errors import BrokerError, ServiceError
+from cloudq.errors import BrokerError, PayloadError, ServiceError
 from cloudq.execution.bundles import Held, Part, is_revoked
 from cloudq.execution.commit import commit, dispose, items_of
 from cloudq.execution.deadline import released
@@ -199,7 +199,11 @@ class Consumer:
     def free(self, pairs: Sequence[Settled]) -> None:
         """Delete the payloads that acked messages had; a failure is only logged: they expire."""
         gone = [pair[1] for pair in pairs if pair[1].frees and pair[1].action is Action.ACK]
-        payloads = self.executor.runtime.payloads() if gone else None
+        try:
+            payloads = self.executor.runtime.payloads_to_read() if gone else None
+        except PayloadError as error:
+            self.log.warning("payloads stay until they expire: %s", error)
+            return
         if payloads is not None:
             payloads.delete([key for settlement in gone for key in settlement.frees])
 

@@ -257,7 +257,7 @@ class Executor:
 
     def _given(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments of a call, with those that lie in stores."""
-        token = READING.set(self.runtime.payloads)
+        token = READING.set(self.runtime.payloads_to_read)
         try:
             args, kwargs = arguments_of(message)
             if message.gather is not None:

@@ -10,7 +10,7 @@ from typing import Self
 from cloudq.broker.broker import Refused
 from cloudq.driver import Code, Delivery, PlatformDeadLetters
 from cloudq.driver.log import Log
-from cloudq.errors import BackendError, BrokerError, CloudQError, DecodeError
+from cloudq.errors import BackendError, BrokerError, CloudQError, DecodeError, KeyServiceError
 from cloudq.execution.bundles import Part, bury
 from cloudq.execution.consume import Consumer
 from cloudq.execution.dead_reason import dead_reason
@@ -221,7 +221,7 @@ def _counted(delivery: Delivery, codec: Codec) -> Delivery:
         return delivery
     try:
         calls = _calls(delivery, codec)
-    except DecodeError:  # the executor reports what is wrong with it
+    except (DecodeError, KeyServiceError):  # the executor reports what is wrong with it
         return delivery
     before = delivered_before(calls[0])
     if DELIVERED not in calls[0].headers:

@@ -105,7 +105,7 @@ class PlainRun:
             hide_secrets(self._runtime, self._calls[index])
         try:
             given = self._calls.arguments(index)
-            token = READING.set(self._runtime.payloads)
+            token = READING.set(self._runtime.payloads_to_read)
             try:
                 args = from_wire(given[0])
                 kwargs = {key: from_wire(value) for key, value in given[1].items()}

@@ -21,7 +21,7 @@ from cloudq.driver.loader import open_keys
 from cloudq.driver.values import Code
 from cloudq.errors import CloudQError, DecodeError, KeyServiceError
 from cloudq.messages.optional import library
-from cloudq.text import masked_url
+from cloudq.text import describe, masked_url
 
 LIFETIME = 3600.0
 """Seconds after which a data key encrypts no more, and is asked for again where it opens."""
@@ -95,6 +95,11 @@ class DataKeys:
                     found = _cipher(plain)
                 except KeyRefused as error:  # kept, too: strangers must not make us ask for ever
                     found = f"bad seal: key {self.name!r} has not made its data key: {error}"
+                except (DecodeError, KeyServiceError):
+                    raise
+                except Exception as error:  # no credentials, say: the message is not to blame
+                    said = f"{self.where} cannot be used: {describe(error)}"
+                    raise KeyServiceError(said, code=Code.CREDENTIALS) from error
                 self._keep(place, found)
         if isinstance(found, str):
             raise DecodeError(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -105,9 +105,8 @@ def new_key() -> str:
     return base64.b64encode(os.urandom(32)).decode()
 
 
-def new_id(app: CloudQ | None = None) -> str:
-    """Return an id for a new key: today's date, and a letter where an app has that already."""
-    known = {} if app is None else app.conf.encryption_keys
+def new_id(known: Container[str] = ()) -> str:
+    """Return an id for a new key: today's date, and a number where that is known already."""
     today = datetime.now(UTC).date().isoformat()
     return next(
         name

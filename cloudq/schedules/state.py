@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
-from cloudq.errors import BackendError, ConfigurationError
+from cloudq.errors import BackendError, ConfigurationError, EncodeError
+from cloudq.messages.payload_places import NotStored
 from cloudq.results.backend import Backend
 from cloudq.schedules.entry import Entry, dumps
 
@@ -116,7 +117,14 @@ class ScheduleStates:
 
     def add(self, entry: Entry, now: float, *, replace: bool) -> None:
         """Store an entry made at run time. Raises `ConfigurationError` for a name that is taken."""
-        fields: dict[str, Value] = {"entry": dumps(entry), "last": now, "spec": entry.fingerprint}
+        try:
+            text = dumps(entry)
+        except NotStored as error:
+            raise EncodeError(
+                f"schedule {entry.name!r}: a File cannot be an argument of a stored schedule, for "
+                "files are deleted in time: give a name or a key that the task finds it by"
+            ) from error
+        fields: dict[str, Value] = {"entry": text, "last": now, "spec": entry.fingerprint}
         absent = () if replace else (Check(field="entry", op=Op.ABSENT),)
         change = Change(set=fields, keep_expires=True, when=absent)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import Field, PydanticUserError, Strict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -16,7 +16,8 @@ from cloudq.errors import (
     EncodeError,
     InvalidArguments,
 )
-from cloudq.messages.json_text import is_list
+from cloudq.messages.json_text import is_list, is_object
+from cloudq.messages.model_classes import is_secret
 from cloudq.messages.payload_places import NotStored
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
 from cloudq.tasks import typed_dicts
@@ -148,19 +149,33 @@ def _read(of: TypeAdapter[Any], value: Any) -> Any:
     """Validate what was read from JSON.
 
     A strict type refuses the list that its tuple has become, and the value of its enum. So what
-    is refused is taken as a lax type would, if it would be written just so. Raises
-    `ValidationError`.
+    is refused is taken as a lax type would, if it would be written just so. A class that extends
+    pydantic's `SecretStr` is made of the text alone. Raises `ValidationError`.
     """
     try:
         return of.validate_python(value)
     except ValidationError as error:
-        try:
-            made = of.validate_python(value, strict=False)
-            if to_wire(made) == to_wire(value):
-                return made
-        except (ValidationError, EncodeError):
-            pass
+        is_of_secret = any(is_secret(item["input"]) for item in error.errors())
+        for given in (value, _revealed(value)) if is_of_secret else (value,):
+            try:
+                made = of.validate_python(given, strict=False)
+                if to_wire(made) == to_wire(value):
+                    return made
+            except (ValidationError, EncodeError):
+                pass
         raise error
+
+
+def _revealed(value: Any) -> Any:
+    """Return a value that was read from JSON with the contents of its secrets in their places."""
+    if is_secret(value):
+        return value.get_secret_value()
+    if is_object(value):
+        return {key: _revealed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items: Any = cast("Iterable[Any]", value)
+        return type(items)(map(_revealed, items))
+    return value
 
 
 def _invalid(task: str, name: str, error: ValidationError) -> InvalidArguments:

@@ -57,6 +57,20 @@ def test_a_new_key_is_one_that_is_taken(command: Run) -> None:
     assert command("keys", "new", "no good").code == 2
 
 
+def test_a_new_key_with_the_id_of_another_is_warned_of(command: Run) -> None:
+    warned = command("keys", "new", "k1", *APP, "--json", env=env("k1"))
+    assert warned.json["id"] == "k1"
+    assert "the app has a key k1 already" in warned.err
+    assert "already" not in command("keys", "new", "k2", *APP, env=env("k1")).err
+    assert command("keys", "new", "k1", "-A", "shop:gone", "--json").json["id"] == "k1"
+
+
+def test_a_new_key_without_an_id_has_none_of_the_app(command: Run) -> None:
+    today = command("keys", "new", *APP, "--json").json["id"]
+    taken = {"CLOUDQ_ENCRYPTION_KEYS": json.dumps({today: K1})}
+    assert command("keys", "new", *APP, "--json", env=taken).json["id"] != today
+
+
 def test_keys_are_listed_without_a_secret(command: Run) -> None:
     signing = {"CLOUDQ_SIGNING_KEYS": json.dumps({"s1": "s" * 32})}
     ran = command("keys", "list", *APP, env={**env("k1", "k2", current="k2"), **signing})

@@ -74,6 +74,16 @@ def test_calls_of_bundles_are_judged_too() -> None:
         assert len(reasons(app)) == 6
 
 
+def test_the_bytes_of_a_bundle_are_those_of_each_of_its_calls() -> None:
+    app, ran = shop(queue_limits={"public": {"bytes": 1_000}})
+    with app:
+        send = app.tasks["shop.mail.send"]
+        app.publish([send.prepare("x" * size) for size in (400, 1_000, 400, 400)], bundle=4)
+        drain(app)
+        assert ran == ["shop.mail.send"] * 3
+        assert len(reasons(app)) == 1
+
+
 def of_all_kinds(send: Any, wipe: Any) -> list[Any]:
     """Workflows that begin with one task and go on to another, wherever that is to run."""
     return [

@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from cloudq import CloudQ, Task, chord
+from cloudq import CloudQ, ConfigurationError, Task, chord
 from cloudq.driver import Delivery
+from cloudq.driver.blobs import Blobs
 from cloudq.driver.log import Log
 from cloudq.errors import Ignore, Reject
 from cloudq.execution.deadline import Deadline
@@ -357,3 +359,37 @@ def test_an_ordered_bundle_stays_from_its_retry_on(make_app: Callable[..., Cloud
     assert invocation(app).run([replace(again(message), group="a")]) == []
     assert ran == [0, 1, 2, 2, 3, 4]
     assert [result.get(timeout=1) for result in results] == [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def shops(make_app: Callable[..., CloudQ], tmp_path: Path) -> tuple[CloudQ, CloudQ]:
+    """An app that sends large arguments, and one that has no credentials for their store."""
+    store = {"payload_store": f"file://{tmp_path}/payloads", "payload_store_over": 2000}
+    sender, reader = make_app(**store), make_app(**store)
+
+    def no_credentials(url: str) -> Blobs:
+        raise ConfigurationError("no credentials")
+
+    reader.runtime.services = replace(reader.runtime.services, open_blobs=no_credentials)
+    reader.task(name="size", max_retries=0)(len)
+    return sender, reader
+
+
+def test_a_large_argument_waits_while_its_store_cannot_be_opened(
+    shops: tuple[CloudQ, CloudQ],
+) -> None:
+    sender, reader = shops
+    result = sender.send_task("size", ["x" * 5000])
+    assert not invocation(reader).run(handed_out(sender))
+    assert result.state is State.PENDING
+    reader.runtime.services = sender.runtime.services
+    assert not invocation(reader).run(handed_out(sender))
+    assert result.get(timeout=PATIENCE) == 5000
+
+
+def test_payloads_of_a_store_that_cannot_be_opened_are_left(shops: tuple[CloudQ, CloudQ]) -> None:
+    sender, reader = shops
+    result = sender.send_task("size", ["x" * 5000])
+    result.revoke()
+    assert not invocation(reader).run(handed_out(sender))
+    assert result.state is State.REVOKED

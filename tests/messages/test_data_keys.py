@@ -10,12 +10,14 @@ from threading import Event, Thread
 
 import pytest
 
-from cloudq import CloudQ, DecodeError
+from cloudq import CloudQ, ConfigurationError, DecodeError
 from cloudq.driver import Code, forks
 from cloudq.driver.keys import DataKey, KeyRefused
 from cloudq.driver.log import Log
 from cloudq.errors import KeyServiceError
 from cloudq.execution.consume import Consumer
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.invocation import Invocation
 from cloudq.execution.settlement import Action
 from cloudq.messages import data_keys
 from cloudq.messages.data_keys import LIFETIME, DataKeys
@@ -326,6 +328,34 @@ def test_a_message_waits_until_its_key_service_answers_again(service: Service) -
         service.is_down = False
         jobs, settled = consumer.open([first])
         assert (len(jobs), settled) == (1, [])
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("no credentials"), OSError("no metadata")])
+def test_a_message_waits_while_its_key_service_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    url, made = "memory://waits-for-credentials", Service()
+
+    def opens(url: str) -> Service:
+        if "reader" in url:
+            raise error
+        return made
+
+    monkeypatch.setattr(data_keys, "open_keys", opens)
+    sender = CloudQ("shop", broker=url, encryption_keys={"k": "awskms://sender"})
+    keys = {"k": "awskms://reader", "own": OWN}
+    reader = CloudQ("shop", broker=url, encryption_keys=keys, encryption_key="own")
+    with sender, reader:
+        sender.task(name="one")(one).delay()
+        result = reader.task(name="one")(one).delay()
+        consumer = Invocation(
+            reader.executor(), deadline=Deadline(None, reserve=0.0), log=Log("test")
+        )
+        both = reader.broker.receive("default", count=2, wait=0.0, lease=60.0)
+        kept = consumer.run(both)
+        assert [(delivery, each.action) for delivery, each in kept] == [(both[0], Action.RELEASE)]
+        assert str(error) in kept[0][1].reason
+        assert result.successful()
 
 
 def one() -> int:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, at, crontab, every, solar
+from cloudq import CloudQ, ConfigurationError, EncodeError, File, at, crontab, every, solar
 from cloudq.contrib.celery import Celery
 from cloudq.schedules.entry import Entry, dumps, loads
 from cloudq.schedules.when import When
@@ -369,3 +369,10 @@ def test_a_periodic_call_with_callbacks_is_refused(app: CloudQ) -> None:
         ):
             with pytest.raises(ConfigurationError, match="has callbacks"):
                 each.add_periodic_task(5, signature)
+
+
+def test_a_stored_schedule_says_that_it_takes_no_file() -> None:
+    with CloudQ("shop", broker="memory://", backend="memory://declared") as app:
+        file = File.from_bytes(b"x", name="list.csv")
+        with pytest.raises(EncodeError, match="a File cannot be an argument of a stored schedule"):
+            app.schedules.add("report", add_to(app), every(60), args=(file, 1))

@@ -123,6 +123,17 @@ class Secret(BaseModel):
     key: SecretStr
 
 
+class Card(SecretStr): ...
+
+
+class Token(SecretBytes): ...
+
+
+class WithCard(BaseModel):
+    card: Card
+    key: SecretStr
+
+
 VIENNA = ZoneInfo("Europe/Vienna")
 OrderId = NewType("OrderId", Order)
 
@@ -164,6 +175,11 @@ WHOLE: list[tuple[Any, Any]] = [
     (SecretStr, SecretStr("s")),
     (SecretStr | None, SecretStr("s")),
     (SecretBytes, SecretBytes(b"\xff")),
+    (Card, Card("4111")),
+    (Card | None, Card("4111")),
+    (Token, Token(b"\xff")),
+    (dict[str, list[Card]], {"a": [Card("4111"), Card("")]}),
+    (WithCard, WithCard(card=Card("4111"), key=SecretStr("k"))),
     (pydantic.Secret[date], pydantic.Secret[date](date(2030, 1, 2))),
     (list[SecretStr], [SecretStr("a"), SecretStr("")]),
     (Secret, Secret(key=SecretStr("k"))),

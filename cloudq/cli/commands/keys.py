@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import re
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Annotated
 
@@ -35,7 +36,13 @@ def new(
     json: JsonOption = False,
 ) -> None:
     """Make a key, and show it once. It is stored nowhere."""
-    name = operations.new_id() if id is None else _checked(id)
+    known = _ids_of(target)
+    name = operations.new_id(known) if id is None else _checked(id)
+    if name in known:
+        note(
+            f"the app has a key {name} already: what that has encrypted would not open with "
+            "another key of its id. Give the new one an id of its own"
+        )
     key = operations.new_key()
     if json:
         emit({"id": name, "key": AsIs(key)})
@@ -135,6 +142,17 @@ def _state(use: KeyUse) -> str:
     if use.problem is not None:
         return use.problem
     return f"{use.failed} do not open" if use.failed else "ok"
+
+
+def _ids_of(target: Target) -> Collection[str]:
+    """Return the ids of the app's keys; none where no app can be loaded, which a key may be for."""
+    if target.path is None:
+        return ()
+    try:
+        with target.load() as app:
+            return app.conf.encryption_keys.keys() | app.conf.signing_keys.keys()
+    except ConfigurationError:
+        return ()
 
 
 def _checked(id: str) -> str:
