@@ -195,6 +195,13 @@ def test_a_setting_of_the_program_is_told_with_its_place(command, project):
     assert ran.err.endswith("did you mean broker? (wrong.py, line 3)\n")
 
 
+def test_a_key_of_no_service_is_told_with_the_place_of_the_program(command, project):
+    (project / "wrong.py").write_text("from cloudq import CloudQ\n\napp = CloudQ('x')\n")
+    keys = {"CLOUDQ_ENCRYPTION_KEYS": '{"k": "awkms://x"}'}
+    ran = command("call", "-A", "wrong", "task", env=keys)
+    assert ran.err.endswith("gcpkms (wrong.py, line 3)\n")
+
+
 @pytest.mark.parametrize(
     ("env", "says"),
     [
