@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.app.loading import load_app
 from cloudq.cli.program import main
 from cloudq.testing import drain
 
@@ -33,19 +34,16 @@ def test_a_large_value_is_shown_by_its_size_and_in_json_by_its_claim(
     (tmp_path / "large_values.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    from large_values import app, fail, grow  # pyright: ignore
-
-    made, failed = grow.delay("x" * 2_000), fail.delay("y" * 2_000)
-    drain(app)
-    app.close()
-    given = ["-A", "large_values:app"]
+    with load_app("large_values:app") as app:
+        made, failed = (app.send_task(name, ["x" * 2_000]).id for name in ("grow", "fail"))
+        drain(app)
 
     def said(*words: str) -> str:
-        main([*words, *given])
+        main([*words, "-A", "large_values:app"])
         return capsys.readouterr().out
 
-    assert "value     <4,000 bytes in the payload store>\n" in said("result", made.id)
-    assert json.loads(said("result", "--json", made.id))["value"]["$blob"]["size"] == 4_000
+    assert "value     <4,000 bytes in the payload store>\n" in said("result", made)
+    assert json.loads(said("result", "--json", made))["value"]["$blob"]["size"] == 4_000
     listed = said("tasks", "list", "--args", "--name", "fail")
     assert "[[<2,000 bytes in the payload store>],{}]" in listed
-    assert "[[<2,000 bytes in the payload store>],{}]" in said("tasks", "show", "--args", failed.id)
+    assert "[[<2,000 bytes in the payload store>],{}]" in said("tasks", "show", "--args", failed)
