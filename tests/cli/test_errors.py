@@ -177,6 +177,7 @@ def test_debug_shows_the_traceback_of_the_cause(command, project):
     [
         ({"CLOUDQ_LEASE": "abc"}, "setting 'lease' from CLOUDQ_LEASE: it must be a number"),
         ({"CLOUDQ_INCLUDE": "[1]"}, "CLOUDQ_INCLUDE"),
+        ({"CLOUDQ_WORKER_POOL": "thread"}, "it must be one of processes|threads|asyncio|solo|gev"),
         ({"CLOUDQ_LEASE": "1", "CLOUDQ_CONFIG": "none.toml"}, "none.toml"),
     ],
 )
