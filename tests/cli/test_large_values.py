@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_large_value_is_shown_by_its_size_and_in_json_by_its_claim(
 ) -> None:
     (tmp_path / "large_values.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with load_app("large_values:app") as app:
         made, failed = (app.send_task(name, ["x" * 2_000]).id for name in ("grow", "fail"))
         drain(app)
