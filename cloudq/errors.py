@@ -22,6 +22,7 @@ _PYDANTIC = (
     (r"^Input should be less than or equal to (.+)$", r"it must be \1 at most"),
     (r"^Input should be less than (.+)$", r"it must be below \1"),
     (r"^Input should be ", "it must be "),
+    (r"^String should match pattern '\^\(([a-z|]+)\)\$'$", r"it must be one of \1"),
 )
 
 # Share of letters in place from which one name is taken for another mistyped: mial and mail.

@@ -378,7 +378,8 @@ def _source(
 
 
 def _shown(name: str, value: Any) -> str:
-    hidden = masked({name: value})[name]
+    # Its patterns name secrets, and are none.
+    hidden = value if name == "redact" else masked({name: value})[name]
     return repr(str(hidden) if isinstance(hidden, str) else hidden)
 
 

@@ -291,6 +291,7 @@ def _place(error: BaseException | None) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename != import_module.__code__.co_filename
         and not frame.filename.startswith("<frozen")
+        and "pydantic" not in Path(frame.filename).parts  # it calls what refuses a setting
         and _CLOUDQ not in Path(frame.filename).parents
     ]
     if not users:  # no line of theirs is wrong: the message names the setting

@@ -8,6 +8,7 @@ from datetime import datetime
 import orjson
 
 from cloudq.cli.output import duration, fields, local, say, shorten
+from cloudq.operations.seen import without_claims
 from cloudq.operations.tasks import TaskLife
 from cloudq.results.events import Event
 from cloudq.text import AsIs, iso_time
@@ -19,7 +20,7 @@ def show_life(found: TaskLife, *, args: bool) -> None:
     """Print a task's record, then its events, oldest first."""
     record, kept = found.record, found.arguments
     error = ": ".join(filter(None, (record.error_type, record.error))) or None
-    arguments = None if kept is None else (kept.text if args else _REDACTED)
+    arguments = None if kept is None else (without_claims(kept.text) if args else _REDACTED)
     if args and kept is None:
         arguments = "not recorded: failures keep them, and all tasks with task_events=final"
     ran = (
@@ -56,7 +57,7 @@ def line_of(event: Event, *, args: bool = False) -> str:
     """Write an event as one line."""
     took = f" in {duration(event.took)}" if event.took is not None else ""
     where = f" on {event.worker}" if event.worker else ""
-    said = f" {event.args}" if args and event.args else ""
+    said = f" {without_claims(event.args)}" if args and event.args else ""
     moment = datetime.fromtimestamp(event.at).astimezone().strftime("%H:%M:%S")
     head = f"{moment} {event.state:<8} {event.task} {event.id}{took}{where}{said}"
     return f"{head}: {why(event)}" if why(event) else head

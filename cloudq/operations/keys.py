@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.driver import Key
 from cloudq.errors import CloudQError, ConfigurationError, DecodeError, ServiceError
@@ -177,8 +178,9 @@ def rotation(app: CloudQ, to: str, *, samples: int = SAMPLES) -> Rotation:
     checked = check(app, samples=samples)
     left = [use for use in checked.uses if use.id != to and use.found]
     notes = [
-        f"{use.id} still has {use.queued} messages, {use.dead} dead letters and {use.stored} "
-        "texts in the store, as far as was looked"
+        f"{use.id} still has {counted(use.queued, 'message')}, "
+        f"{counted(use.dead, 'dead letter')} and {counted(use.stored, 'text')} in the store, "
+        "as far as was looked"
         for use in left
     ]
     notes += [f"not looked at: {each}" for each in checked.skipped]

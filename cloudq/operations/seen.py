@@ -24,6 +24,7 @@ from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, t
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
 _CUT = "…"
 _ELSEWHERE = ("$blob", "$file")
+_CLAIM = re.compile(r'\{"\$blob":\{[^{}]*?"size":(\d{1,18})[^{}]*\}\}')
 # Characters of which a few are shown: a stranger's megabytes must not keep an operator waiting.
 _LOOKED_AT = 1000
 
@@ -183,6 +184,11 @@ def _place_of(value: object) -> str | None:
         return repr(from_wire(value))
     except (DecodeError, InvalidArguments):
         return None
+
+
+def without_claims(text: str) -> str:
+    """Return JSON to show, with their sizes in the place of values in the payload store."""
+    return _CLAIM.sub(lambda claim: f"<{int(claim[1]):,} bytes in the payload store>", text)
 
 
 def _text(body: bytes) -> str:

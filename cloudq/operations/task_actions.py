@@ -27,7 +27,7 @@ from cloudq.operations.tasks import (
     search,
 )
 from cloudq.results.events import Event
-from cloudq.results.record import TERMINAL, Record
+from cloudq.results.record import TERMINAL, Record, State
 from cloudq.tasks.call_options import CallOptions
 from cloudq.text import describe
 
@@ -188,6 +188,8 @@ def _retried(
         return _redriven(app, record, letter, None, by)
     if record.state not in TERMINAL:
         raise ConfigurationError(f"it runs again already: it is {record.state}")
+    if record.state == State.SUCCESS != event.state:  # its dead letter was sent again
+        raise ConfigurationError("it has succeeded since")
     before = ran_again(app, record.id)
     if before is not None:
         raise ConfigurationError(f"it was run again before, as {before}")

@@ -82,7 +82,7 @@ def wait_for_all(
             for result in promised:
                 refuse_vain(result)
             if left <= 0:
-                raise ResultTimeout(_unended(waiting[0].id, len(waiting), asked, timeout))
+                raise ResultTimeout(unended(waiting[0].id, len(waiting), asked, timeout))
             if wait is not None:
                 wait.begin()
             watcher.wait(min(left, longest))
@@ -183,7 +183,7 @@ def lost(
     return found
 
 
-def _unended(first: str, waiting: int, asked: int, timeout: float | None) -> str:
+def unended(first: str, waiting: int, asked: int, timeout: float | None) -> str:
     """Say for the caller that tasks had not ended, and what to look for."""
     if asked == 1:
         return f"task {first} had not ended after {timeout:g} s: is a worker running on its queue?"

@@ -130,10 +130,9 @@ class _Checks(BaseModel):
             key: Any = getattr(self, name, None)
             keys: Mapping[str, Any] = getattr(self, f"{name}s", {})
             if key is not None and key not in keys:
-                known = ", ".join(map(repr, keys)) or "none"
-                raise ValueError(
-                    f"{name} is not the id of one of the {name}s, whose ids are {known}"
-                )
+                known = ", ".join(map(repr, keys))
+                ids = f"whose ids are {known}" if known else "and there are none: set them too"
+                raise ValueError(f"{name} is not the id of one of the {name}s, {ids}")
         return self
 
     @model_validator(mode="after")

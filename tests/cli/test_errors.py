@@ -177,6 +177,7 @@ def test_debug_shows_the_traceback_of_the_cause(command, project):
     [
         ({"CLOUDQ_LEASE": "abc"}, "setting 'lease' from CLOUDQ_LEASE: it must be a number"),
         ({"CLOUDQ_INCLUDE": "[1]"}, "CLOUDQ_INCLUDE"),
+        ({"CLOUDQ_WORKER_POOL": "thread"}, "it must be one of processes|threads|asyncio|solo|gev"),
         ({"CLOUDQ_LEASE": "1", "CLOUDQ_CONFIG": "none.toml"}, "none.toml"),
     ],
 )
@@ -193,6 +194,13 @@ def test_a_setting_of_the_program_is_told_with_its_place(command, project):
     ran = command("call", "-A", "wrong", "task", env={"CLOUDQ_LEASE": "5"})
     assert "importing wrong failed: ConfigurationError: there is no setting 'brokr'" in ran.err
     assert ran.err.endswith("did you mean broker? (wrong.py, line 3)\n")
+
+
+def test_a_key_of_no_service_is_told_with_the_place_of_the_program(command, project):
+    (project / "wrong.py").write_text("from cloudq import CloudQ\n\napp = CloudQ('x')\n")
+    keys = {"CLOUDQ_ENCRYPTION_KEYS": '{"k": "awkms://x"}'}
+    ran = command("call", "-A", "wrong", "task", env=keys)
+    assert ran.err.endswith("gcpkms (wrong.py, line 3)\n")
 
 
 @pytest.mark.parametrize(

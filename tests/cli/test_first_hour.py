@@ -115,6 +115,7 @@ def test_a_wait_that_nobody_answers_says_who_is_missing(
     assert main(["call", "tasks.add", "1", "--wait", "0.1"]) == 1
     said = capsys.readouterr().err
     assert "no live worker reads the queue 'default': `cloudq worker -Q default` starts one" in said
+    assert "had not ended after 0.1 s" in said
     with CloudQ("w", broker="sqlite:///cloudq.db") as app:
         app.control.heartbeats.beat(Heartbeat(hostname="a", seen=2e9 * 2, queues=["default"]))
     assert main(["call", "tasks.add", "1", "--wait", "0.1"]) == 1

@@ -120,7 +120,7 @@ def test_rotate_says_which_step_is_next(command: Run, history: dict[str, str]) -
     assert states(env("k1", "k2")) == ["done:", "next:", "then:"]
     assert states(env("k1", "k2", current="k2")) == ["done:", "done:", "next:"]
     said = command("keys", "rotate", "k2", *APP, env=env("k1", "k2", current="k2")).err
-    assert "k1 still has 1 messages, 1 dead letters" in said
+    assert "k1 still has 1 message, 1 dead letter and" in said
     assert states(env("k2")) == ["done:", "done:", "done:"]
 
 

@@ -314,6 +314,7 @@ def test_rotation() -> None:
         ({"encryption_keys": K1}, "keys by their ids are expected"),
         ({"signing_keys": {"k": "x" * 31}}, "a key of at least 32 characters is expected"),
         ({"encryption_keys": {"k": K1}, "encryption_key": "j"}, "not the id of one of the encr"),
+        ({"encryption_key": "j"}, "encryption_keys, and there are none: set them too"),
     ],
 )
 def test_wrong_keys(values: dict[str, Any], said: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudq import CloudQ, ConfigurationError, State
 from cloudq.monitoring.event_log import FINAL
-from cloudq.operations import audit, dead_letters, task_actions, tasks
+from cloudq.operations import audit, dead_actions, dead_letters, task_actions, tasks
 from cloudq.operations.audit import Actor
 from cloudq.operations.dead_actions import Edit
 from cloudq.operations.tasks import FAILURES, TaskFilter
@@ -146,6 +146,20 @@ def test_a_retry_by_filter_runs_each_once(shop: CloudQ, by: Actor) -> None:
     gone = task_actions.retry(shop, TaskFilter(name="shop.charge"), by=by)
     assert ["sent again, or deleted" in each.reason for each in gone.failed] == [True]
     assert [entry.count for entry in audit.read(shop).entries] == [0, 1, 0, 3]
+
+
+def test_a_retry_leaves_out_what_has_succeeded_since(quick: CloudQ, by: Actor) -> None:
+    failed = quick.tasks["shop.charge"].delay("gone")
+    drain(quick)
+    letters = dead_letters.search(quick, queue="mail").letters
+    dead_actions.redrive(quick, letters, "mail", by=by, edit=Edit(kwargs={"sku": "here"}))
+    drain(quick)
+    assert quick.AsyncResult(failed.id).get(timeout=0) == "here"
+    done = task_actions.retry(quick, FAILURES, by=by)
+    assert [(each.id, each.reason) for each in done.failed] == [
+        (failed.id, "it has succeeded since")
+    ]
+    assert drain(quick) == []
 
 
 def test_tasks_are_revoked_before_they_start(shop: CloudQ, by: Actor) -> None:

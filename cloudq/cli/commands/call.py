@@ -27,6 +27,8 @@ from cloudq.errors import (
     UnknownTask,
 )
 from cloudq.messages.sealed_text import shown
+from cloudq.operations.seen import without_claims
+from cloudq.results.looks import unended
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs
@@ -181,8 +183,15 @@ def _waited(
             remark = nobody_reads(app, queue or app.queues(task)[0])
             if remark is not None:
                 note(remark)
-            wait -= _UNANSWERED
-    return wait_for([sent], timeout=None if math.isinf(wait) else wait)[0]
+        try:
+            return wait_for([sent], timeout=_limit(wait - _UNANSWERED))[0]
+        except ResultTimeout:
+            raise ResultTimeout(unended(sent.id, 1, 1, wait)) from None
+    return wait_for([sent], timeout=_limit(wait))[0]
+
+
+def _limit(wait: float) -> float | None:
+    return None if math.isinf(wait) else wait
 
 
 def _print_end(record: Record, target: Target, *, json: bool) -> int:
@@ -190,7 +199,7 @@ def _print_end(record: Record, target: Target, *, json: bool) -> int:
     if json:
         emit(as_json(record), indent=False)
     elif record.state == State.SUCCESS:
-        emit_written(shown(record.value or "null"))
+        emit_written(without_claims(shown(record.value or "null")))
     else:
         advice = f"cloudq result{target.words} --traceback {record.id}"
         complain(f"{outcome(record)} - {advice}", kind=record.state)

@@ -184,7 +184,7 @@ def _show(hostname: str, reply: Any) -> None:
         if set(pairs) == {"error"}:
             complain(f"{hostname}: {pairs['error']}")
             return
-        say(f"{hostname}:")
+        say(f"{hostname}:" if pairs else f"{hostname}: nothing")
         for name, value in pairs.items():
             say(f"  {name}: {_flat(value)}")
         return

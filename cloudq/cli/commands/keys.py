@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import emit, fields, note, say, say_block, table
 from cloudq.errors import ConfigurationError
@@ -51,7 +52,7 @@ def new(
     fields((("id", name), ("key", AsIs(key))))
     say("")
     say("It is not shown again: keep it where your other secrets are. To use it at once:")
-    say_block(AsIs(f"  CLOUDQ_ENCRYPTION_KEYS='{setting}'"))
+    say_block(AsIs(f"  export CLOUDQ_ENCRYPTION_KEYS='{setting}'"))
     say("Where there are keys already, add it to them: `cloudq keys rotate ID` has the steps.")
 
 
@@ -101,7 +102,8 @@ def check(target: Target, samples: Samples = operations.SAMPLES, json: JsonOptio
         for why in use.unopened:
             say(f"{use.id}: {why}")
     if found.plain:
-        note(f"{found.plain} messages are not encrypted")
+        verb = "is" if found.plain == 1 else "are"
+        note(f"{counted(found.plain, 'message')} {verb} not encrypted")
     for each in found.skipped:
         note(f"not looked at: {each}")
     if cost:

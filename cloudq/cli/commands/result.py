@@ -15,6 +15,7 @@ from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import complain, duration, emit, fields, local, say, say_trace
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.sealed_text import shown as readable
+from cloudq.operations.seen import without_claims
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs, iso_time
@@ -146,7 +147,12 @@ def _show(record: Record, *, traceback: bool) -> None:
             ("state", "PENDING (not finished, or no such task)" if unheard else record.shown),
             ("revoked", "yes, it will not start" if record.revoked else None),
             ("task", record.task or None),
-            ("value", AsIs(readable(record.value)) if succeeded and record.value else None),
+            (
+                "value",
+                AsIs(without_claims(readable(record.value)))
+                if succeeded and record.value
+                else None,
+            ),
             ("progress", AsIs(readable(record.meta)) if record.meta else None),
             ("error", error),
             ("traceback", shown),

@@ -22,6 +22,7 @@ from cloudq.monitoring.event_log import FINAL, TRACKED, Reader
 from cloudq.operations import task_actions
 from cloudq.operations import tasks as operations
 from cloudq.operations.audit import local_actor
+from cloudq.operations.seen import without_claims
 from cloudq.operations.task_actions import RetryDone
 from cloudq.operations.tasks import FAILURES, TaskFilter, TaskSearch
 from cloudq.results.events import Event
@@ -108,7 +109,8 @@ def list_tasks(
     rows = [_row(event) for event in found.rows]
     if args:
         columns.append("ARGUMENTS")
-        rows = [[*row, event.args] for row, event in zip(rows, found.rows, strict=True)]
+        said = [event.args and without_claims(event.args) for event in found.rows]
+        rows = [[*row, each] for row, each in zip(rows, said, strict=True)]
     table(columns, rows, empty=f"no matching tasks{hint or ''}")
     tell_scope(found)
     warn_unrecorded(found.recorded, chosen.states)

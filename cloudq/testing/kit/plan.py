@@ -9,6 +9,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any, NoReturn, Self
 
+from cloudq.amounts import counted
 from cloudq.driver import Code
 from cloudq.driver.ends import Died
 from cloudq.errors import ConfigurationError, did_you_mean
@@ -179,7 +180,7 @@ class Rules:
         missing = [fault for fault in self.faults if fault.missing]
         if missing:
             lines = "".join(f"\n  {f}: {f.happened} times, {f.met} met" for f in missing)
-            raise AssertionError(f"{len(missing)} faults have not happened:{lines}")
+            raise AssertionError(f"{counted(len(missing), 'fault')} did not happen:{lines}")
 
     # ---- while it runs
 
