@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from types import UnionType
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, PydanticUserError, Strict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -16,6 +16,7 @@ from cloudq.errors import (
     EncodeError,
     InvalidArguments,
 )
+from cloudq.messages.hiding import is_items
 from cloudq.messages.json_text import is_list, is_object
 from cloudq.messages.model_classes import is_secret
 from cloudq.messages.payload_places import NotStored
@@ -172,9 +173,9 @@ def _revealed(value: Any) -> Any:
         return value.get_secret_value()
     if is_object(value):
         return {key: _revealed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items: Any = cast("Iterable[Any]", value)
-        return type(items)(map(_revealed, items))
+    if is_items(value):
+        kind: Any = type(value)
+        return kind(map(_revealed, value))
     return value
 
 
