@@ -16,7 +16,7 @@ from cloudq.driver.blobs import Blobs
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
-from cloudq.errors import ConfigurationError, PayloadError, ServiceError
+from cloudq.errors import PayloadError, ServiceError
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.messages.redaction import Redaction
@@ -258,7 +258,6 @@ class Runtime:
         from cloudq.broker.claim_check import ClaimCheck
         from cloudq.broker.delayed import DelayedStore
 
-        self._check_encryption()
         conf, codec = self.conf, self.codec
         return Broker(
             self.services.open_broker(conf.broker),
@@ -273,23 +272,12 @@ class Runtime:
             claims=ClaimCheck(codec, self.payloads, conf.payload_store_over),
         )
 
-    def _check_encryption(self) -> None:
-        """Raise `ConfigurationError` where encryption is asked for, and there is no key."""
-        conf = self.conf
-        asked = conf.encryption_required and "encryption_required" in conf.given
-        if asked and not conf.encryption_keys:
-            raise ConfigurationError(
-                "encryption_required is set, and there are no encryption_keys: give this "
-                "program the keys, or leave encryption_required out"
-            )
-
     def _store(self) -> Backend:
         opened = self.backend
         assert opened is not None  # a broker without a store keeps no delayed messages
         return opened
 
     def _open_backend(self, url: str) -> Backend:
-        self._check_encryption()
         conf = self.conf
         driver = self.services.open_backend(url)
         return Backend(

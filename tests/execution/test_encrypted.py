@@ -6,13 +6,12 @@ import base64
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, Reject
+from cloudq import CloudQ, Reject
 from cloudq.driver import Outgoing
 from cloudq.execution.settlement import Action
 from cloudq.messages.body import encode
@@ -257,14 +256,3 @@ def test_a_rotation_under_load_loses_nothing(shop: Shop) -> None:
     assert not failures
     assert sorted(set(ran)) == list(range(sent))
     assert dead(keeper) == []
-
-
-@pytest.mark.parametrize("others", [{}, {"signing_keys": {"k1": "s" * 32}}])
-def test_encryption_that_is_required_and_has_no_keys_is_an_error(others: dict[str, Any]) -> None:
-    with CloudQ("shop", broker="memory://", encryption_required=True, **others) as app:
-        task = app.task(name="shop.send")(lambda: None)
-        for use in (task.delay, partial(drain, app)):
-            with pytest.raises(ConfigurationError, match="there are no encryption_keys"):
-                use()
-        app.configure(encryption_required=False)
-        task.delay()
