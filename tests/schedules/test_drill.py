@@ -72,8 +72,8 @@ class BeatProcess:
 
 
 def runs(place: Place) -> list[tuple[float, float]]:
-    """Each line of the ledger: when the run was due, and when it ran."""
-    lines = [line.split() for line in place.entries()]
+    """Each line of the ledger, but one being written: when the run was due, and when it ran."""
+    lines = [line.split() for line in place.entries() if len(line.split()) == 2]
     return [(datetime.fromisoformat(slot).timestamp(), float(at)) for slot, at in lines]
 
 
