@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -52,37 +52,39 @@ class ClaimCheck:
 
         Raises `ConfigurationError` for a value that is larger than the app allows.
         """
-        wanted = int(min(most, self._over))
-        if len(body) <= wanted or message.protocol is not None or message.serializer == PICKLE:
+        excess = len(body) - int(min(most, self._over))
+        if excess <= 0 or message.protocol is not None or message.serializer == PICKLE:
             return body
         payloads = self._payloads()
-        return body if payloads is None else self._reduced(message, body, most, payloads)
-
-    def _reduced(self, message: TaskMessage, body: bytes, most: int, payloads: Payloads) -> bytes:
-        """Replace the largest values by claims until the body fits, and store them; else none.
-
-        What is larger than `over` all the same may be sent, but not what the queue does not take.
-        """
-        kind: str = imported("cloudq.messages.payloads").MESSAGES
-        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[2]))
-        claims: dict[int, Claim] = {}
-        contents: list[tuple[Claim, bytes]] = []
-        excess = len(body) - int(min(most, self._over))
-        for place, value, text, kept in sized:
-            if excess <= 0:
-                break
-            claim, content = payloads.claim(kind, value, text)
-            claims[place] = claim = replace(claim, kept=kept)
-            contents.append((claim, content))
-            excess -= len(text) - len(json_bytes(claim.to_wire()))
+        if payloads is None:
+            return body
+        claims, contents = _claims(message, excess, payloads)
         if not claims:
             return body
         small = self.codec.encode(message.model_copy(update=_with_claims(message, claims)))
+        # What is larger than `over` all the same may be sent, but not what the queue refuses.
         if len(small) >= len(body) or len(small) > most:
             return body
         for claim, content in contents:
             payloads.store(claim.key, io.BytesIO(content), claim.size)
         return small
+
+
+def _claims(
+    message: TaskMessage, excess: int, payloads: Payloads
+) -> tuple[Mapping[int, Claim], Sequence[tuple[Claim, bytes]]]:
+    """Make claims for the largest values, of `excess` bytes; by their places, and what to store."""
+    kind: str = imported("cloudq.messages.payloads").MESSAGES
+    claims: dict[int, Claim] = {}
+    contents: list[tuple[Claim, bytes]] = []
+    for place, value, text, kept in sorted(_sized(_calls_in(message)), key=lambda s: -len(s[2])):
+        if excess <= 0:
+            break
+        claim, content = payloads.claim(kind, value, text)
+        claims[place] = claim = replace(claim, kept=kept)
+        contents.append((claim, content))
+        excess -= len(text) - len(json_bytes(claim.to_wire()))
+    return claims, contents
 
 
 def _calls_in(message: TaskMessage) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import BackendError, BrokerError, Reject, State
+from cloudq import BackendError, BrokerError, Reject, State, Task
 from cloudq.driver import Code, Delivery, Failure, Outgoing
 from cloudq.driver.log import Log
 from cloudq.execution.consume import Consumer, log_outcome
@@ -146,8 +146,8 @@ def test_where_another_try_does_not_help_none_is_made(app: Bench, runs: list[Any
     assert app.store.calls["put"] == before + 4
 
 
-def test_behind_a_call_of_its_group_that_stays_none_of_a_bundle_is_run(app: Bench) -> None:
-    ran: list[int] = []
+def steps(app: Bench, ran: list[int]) -> Task[..., Any]:
+    """A task whose second call goes back once."""
 
     @app.task(name="step")
     def step(n: int) -> int:
@@ -156,7 +156,12 @@ def test_behind_a_call_of_its_group_that_stays_none_of_a_bundle_is_run(app: Benc
             raise Reject("not yet", requeue=True)
         return n
 
-    grouped = step.options(group_key="g")
+    return step
+
+
+def test_behind_a_call_of_its_group_that_stays_none_of_a_bundle_is_run(app: Bench) -> None:
+    ran: list[int] = []
+    grouped = steps(app, ran).options(group_key="g")
     results = app.publish([grouped.prepare(n) for n in range(4)], bundle=4)
     assert app.left() == 1
     done = {each.task_id: each.action for _, each in consumer(app).consume(app.receive())}
@@ -171,14 +176,7 @@ def test_behind_a_call_of_its_group_that_stays_none_of_a_bundle_is_run(app: Benc
 
 def test_without_a_group_the_others_of_a_bundle_run(app: Bench) -> None:
     ran: list[int] = []
-
-    @app.task(name="step")
-    def step(n: int) -> int:
-        ran.append(n)
-        if ran == [0, 1]:
-            raise Reject("not yet", requeue=True)
-        return n
-
+    step = steps(app, ran)
     app.publish([step.prepare(n) for n in range(4)], bundle=4)
     consumer(app).consume(app.receive())
     assert ran == [0, 1, 2, 3]
