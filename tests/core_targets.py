@@ -319,7 +319,9 @@ TARGETS = (
             "broker.claim_check.ClaimCheck.encode: "
             "len(body) <= NEVER_LARGE as len(body) < NEVER_LARGE": _JUST_SO_LONG,
             "broker.claim_check.ClaimCheck.fit: excess <= 0 as excess < 0": _JUST_SO_LONG,
-            "broker.claim_check._claims: len(small) >= len(body) as len(small) > len(body)": (
+            "broker.claim_check.ClaimCheck.fit: 0 as -1": _JUST_SO_LONG,
+            "broker.claim_check.ClaimCheck.fit: "
+            "len(small) >= len(body) as len(small) > len(body)": (
                 "of two bodies of one length either is as good"
             ),
             "execution.large_results.put_away: 4 as 5": "more are looked at, and none is stored",
