@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 
 from cloudq.app import CloudQ
@@ -33,7 +33,7 @@ def _no_redaction() -> Redaction:
     return Redaction((), {})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Seen:
     """A message of `queue`, decoded, or with the `problem` why it cannot be decoded.
 
@@ -52,12 +52,16 @@ class Seen:
     @property
     def shown(self) -> TaskMessage | None:
         """The message without what is secret in it, as it is shown."""
-        return None if self.message is None else self.redaction.message(self.message)
+        return None if self.message is None else self._first
 
-    @property
+    @cached_property
     def shown_calls(self) -> list[TaskMessage]:
         """The calls without what is secret in them, as they are shown."""
-        return [self.redaction.message(call) for call in self.calls]
+        return [self._first, *map(self.redaction.message, self.calls[1:])] if self.calls else []
+
+    @cached_property
+    def _first(self) -> TaskMessage:
+        return self.redaction.message(self.calls[0])
 
     @property
     def id(self) -> str:
@@ -113,7 +117,7 @@ class Seen:
             # Secrets in an object are known by their names, so it is read whole.
             text = self.body if start.lstrip()[:1] == b"{" else _text(start)
             return _short(masked(text, longest=_LOOKED_AT), longest)
-        first = self.redaction.message(self.calls[0])
+        first = self._first
         write = partial(json_text, most=longest, longest=_LOOKED_AT)
         # As a mapping, so that a secret is known by its name.
         kwargs = masked(first.kwargs, most=longest, longest=_LOOKED_AT)

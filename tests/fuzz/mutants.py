@@ -281,9 +281,9 @@ class Mutator:
         if isinstance(node, bool) or node is None or pick < 0.5:
             return choice((choice(_NUMBERS), choice(_TEXTS), None, True, [], {}))
         if isinstance(node, int | float):
-            return choice(
-                (node + 1, -node, node * 10, str(node)[:5000], -node * 3, choice(_NUMBERS))
-            )
+            is_long = isinstance(node, int) and node.bit_length() > 10_000  # Python writes none
+            text = "9" * 5000 if is_long else str(node)[:5000]
+            return choice((node + 1, -node, node * 10, text, -node * 3, choice(_NUMBERS)))
         if isinstance(node, str):
             return self._text(node)
         return choice(_SMALL)
