@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import cast
 
 from cloudq.driver import (
     BackendDriver,
@@ -28,12 +28,11 @@ from cloudq_local.sqlite_clock import Times
 from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_file import Database
 from cloudq_local.sqlite_inbox import Inbox
-from cloudq_local.sqlite_messages import LIMITS, row, too_large
+from cloudq_local.sqlite_messages import LIMITS, Statements, apply, insert, row, too_large
 from cloudq_local.sqlite_tidy import Tidy
 from cloudq_local.wake import LONGEST_WAIT, Bell
 
 _Row = tuple[int, str, bytes, int, str | None, float]  # what sql.TAKE returns
-_Statements = Sequence[tuple[str, tuple[Any, ...]]]
 
 
 class SQLiteBroker:
@@ -70,10 +69,11 @@ class SQLiteBroker:
         with self._whole().lock, self._database as database:
             self._know(queue, now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
-            grouped = any(m.group is not None for m in fresh)
-            # The ungrouped statement cannot tell; the grouped one is a third slower.
-            statement = sql.SEND_GROUPED if grouped else sql.SEND
-            database.executemany(statement, [row(queue, m, now) for m in fresh])
+            rows = [row(queue, m, now) for m in fresh]
+            if any(m.group is not None for m in fresh):
+                database.executemany(sql.SEND_GROUPED, rows)
+            else:
+                insert(database, rows)
         self._bell.ring(queue)
         return failures
 
@@ -159,7 +159,7 @@ class SQLiteBroker:
             return False
         receipts = _receipts(deliveries)
         with self._database.lock, self._database as database:
-            if self._apply([(sql.ACK, ())], receipts) != len(receipts):
+            if apply(database, [(sql.ACK, ())], receipts) != len(receipts):
                 database.undo()
                 return False
             self._unblock((delivery.queue, delivery.group) for delivery in deliveries)
@@ -346,8 +346,10 @@ class SQLiteBroker:
         if worn:
             bury = (sql.BURY, (self._times.now(), f"received {limit} times"))
             with self._database.lock, self._database:
-                self._apply(
-                    [(sql.UNCOUNT, ()), bury, (sql.ACK, ())], [(row[0], token) for row in worn]
+                apply(
+                    self._database,
+                    [(sql.UNCOUNT, ()), bury, (sql.ACK, ())],
+                    [(row[0], token) for row in worn],
                 )
                 self._unblock((queue, row[4]) for row in worn)
         return [row for row in rows if row not in worn]
@@ -355,7 +357,7 @@ class SQLiteBroker:
     def _settle(
         self,
         deliveries: Sequence[Delivery],
-        statements: _Statements,
+        statements: Statements,
         *,
         gone: bool = False,
         synced: bool = True,
@@ -365,25 +367,18 @@ class SQLiteBroker:
         lost: list[int] = []
         transaction = self._database if synced else self._database.unsynced()
         with self._database.lock, transaction as database:
-            if self._apply(statements, receipts) != len(receipts):
+            if apply(database, statements, receipts) != len(receipts):
                 # Some leases were lost: once more, one by one, to know which.
                 database.restart()
                 lost = [
                     index
                     for index, receipt in enumerate(receipts)
-                    if self._apply(statements, [receipt]) != 1
+                    if apply(database, statements, [receipt]) != 1
                 ]
             if gone:
                 self._unblock((delivery.queue, delivery.group) for delivery in deliveries)
         reason = "the lease ended and the message is not yours any more"
         return [Failure(index=index, code=Code.LEASE_LOST, reason=reason) for index in lost]
-
-    def _apply(self, statements: _Statements, receipts: Sequence[tuple[int, int]]) -> int:
-        changed = 0
-        for statement, values in statements:
-            rows = [(*values, *receipt) for receipt in receipts] if values else receipts
-            changed = self._database.executemany(statement, rows).rowcount
-        return changed
 
     def _unblock(self, groups: Iterable[tuple[str, str | None]]) -> None:
         """Let each group's next message, if it has one, be received at its own time."""

@@ -266,19 +266,6 @@ class Database:
             self.check()
             return self.patiently(sql, values).fetchall()
 
-    def read_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the first row (or None) of the statement for each of `rows`, of one moment."""
-        with self.lock:
-            self.check()
-            if len(rows) == 1:
-                return [self.patiently(sql, rows[0]).fetchone()]
-            # One read transaction, so that each statement needs no file locks of its own.
-            self.patiently("BEGIN")
-            try:
-                return [self.execute(sql, values).fetchone() for values in rows]
-            finally:
-                self.execute("COMMIT")
-
     def close(self) -> None:
         """Close the connection, when no thread uses it any more."""
         with self.lock:

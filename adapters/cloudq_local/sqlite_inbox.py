@@ -36,9 +36,9 @@ from cloudq.driver.forks import renew_after_fork
 from cloudq.driver.log import Log
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_messages import insert
 from cloudq_local.sqlite_paths import INBOX
 from cloudq_local.sqlite_records import record, rows
-from cloudq_local.sqlite_statements import SEND
 
 log = Log("cloudq.sqlite")
 
@@ -298,7 +298,7 @@ class Inbox:
         taken, data = self._read(file, *known)
         if taken is None or known == taken[:2]:
             return taken
-        database.executemany(SEND, rows(data, self._path))
+        insert(database, rows(data, self._path))
         database.execute(_TAKE, taken[:2])
         return taken
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 from cloudq.driver import FOREVER, Code, Failure, Limits, Outgoing
+from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_statements import SEND, SEND_MANY
 
 LIMITS = Limits(
     batch=256,
@@ -20,6 +24,8 @@ LIMITS = Limits(
 
 Row = tuple[str, float, float, float, str, str | None, bytes]
 """A message as `sqlite_statements.SEND` takes it."""
+Statements = Sequence[tuple[str, tuple[Any, ...]]]
+"""Statements about the messages of a lease, each with its own values."""
 
 
 def row(queue: str, message: Outgoing, now: float) -> Row:
@@ -35,3 +41,28 @@ def too_large(messages: Sequence[Outgoing]) -> list[Failure]:
         for i, m in enumerate(messages)
         if len(m.body) > LIMITS.body
     ]
+
+
+def insert(database: Database, rows: Sequence[Row]) -> None:
+    """Insert messages of no groups in few statements. Needs a transaction."""
+    done = 0
+    for size, statement in SEND_MANY.items():
+        while len(rows) - done >= size:
+            database.execute(statement, [*chain.from_iterable(rows[done : done + size])])
+            done += size
+    database.executemany(SEND, rows[done:])
+
+
+def apply(database: Database, statements: Statements, receipts: Sequence[tuple[int, int]]) -> int:
+    """Apply statements to the messages of these numbers and leases; the last counts its changes.
+
+    Needs a transaction.
+    """
+    leases: dict[int, list[int]] = {}
+    for number, lease in receipts:
+        leases.setdefault(lease, []).append(number)
+    changed = 0
+    for statement, values in statements:
+        rows = [(*values, lease, str(numbers)) for lease, numbers in leases.items()]
+        changed = sum(database.execute(statement, row).rowcount for row in rows)
+    return changed
