@@ -73,8 +73,10 @@ def wait_for_all(
         if not backend.wakes:
             watcher.wait(min(longest, deadline - time.monotonic()))
         while True:
-            left = deadline - time.monotonic()
-            while _advance(waiting, ended, backend, is_last=left <= 0):
+            left, had_ended = deadline - time.monotonic(), False
+            while had_ended := _advance(
+                waiting, ended, backend, is_last=left <= 0, had_ended=had_ended
+            ):
                 if not waiting:
                     return
             if before and lost(waiting, before, ended, backend):
@@ -113,18 +115,24 @@ def _waited(result: Any) -> Waited:
 
 
 def _advance(
-    waiting: deque[Any], ended: dict[str, Record], backend: Backend, *, is_last: bool
+    waiting: deque[Any],
+    ended: dict[str, Record],
+    backend: Backend,
+    *,
+    is_last: bool,
+    had_ended: bool,
 ) -> bool:
     """Look at the first that are waited for; tell whether all of them had ended.
 
     While the last of them has not ended the others need no look, unless nobody looks again: all
-    are waited for, and a store may bill each. Those behind need none before these have ended.
+    are waited for, and a store may bill each. Those behind need none before these have ended. If
+    those before `had_ended` at the first look, these have probably, and are read in one request.
     """
     front = _front(waiting, backend)
     if not front:  # the last of them were lost
         return True
     last = front[-1]
-    asked = front if is_last else [last]
+    asked = front if is_last or had_ended else [last]
     found = read_all(backend, asked, consistent=is_last)
     if len(asked) < len(front):
         if not last.keep(found.get(last.id)).terminal:

@@ -26,8 +26,10 @@ def called(ago: float, task: str = "t") -> Waited:
     return Waited(f"{stamp[:8]}-{stamp[8:]}-{new_id()[14:]}", task)
 
 
-def ended(call: Waited, at: float) -> Record:
-    return Record(id=call.id, state=State.SUCCESS, task=call.task, finished_at=at)
+def ended(call: Waited, at: float, *, ran: float | None = None) -> Record:
+    started = None if ran is None else at - ran
+    state = State.SUCCESS
+    return Record(id=call.id, state=state, task=call.task, started_at=started, finished_at=at)
 
 
 def looks(pauses: Pauses, count: int) -> list[float]:
@@ -72,6 +74,11 @@ class TestPauses:
         pauses = usual.pauses([called(0.0, "unknown"), called(0.0), called(0.2)])
         assert pauses.next() == pytest.approx(0.3, abs=0.06)
 
+    def test_who_waits_for_many_looks_more_often(self) -> None:
+        few, many = (UsualTimes().pauses([called(9.0)] * count) for count in (1, 100))
+        assert sum(at < 1.5 for at in looks(few, 40)) < sum(at < 1.5 for at in looks(many, 40)) / 2
+        assert max(many.next() for _ in range(40)) == LONGEST
+
 
 class TestLearning:
     def test_a_quicker_call_counts_for_more_than_a_slower_one(self) -> None:
@@ -81,6 +88,29 @@ class TestLearning:
         assert usual.of("t") == pytest.approx(1.1, abs=0.05)
         usual.learn(quick, ended(quick, time.time()))
         assert usual.of("t") == pytest.approx(0.6, abs=0.05)
+
+    def test_the_queue_before_a_call_is_of_the_moment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a thousand calls that come together the last ones wait; a later one does not."""
+        now, usual = time.monotonic(), UsualTimes()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now)
+        for _ in range(100):
+            behind = called(5.0)
+            usual.learn(behind, ended(behind, time.time(), ran=0.2))
+        assert usual.of("t") == pytest.approx(5.0, abs=0.05)
+        monkeypatch.setattr(module.time, "monotonic", lambda: now + 6.0)
+        assert usual.of("t") == pytest.approx(0.2, abs=0.05)
+        monkeypatch.setattr(module.time, "monotonic", lambda: now)
+        alone = called(0.25)
+        usual.learn(alone, ended(alone, time.time(), ran=0.2))
+        assert usual.of("t") == pytest.approx(0.25, abs=0.05)
+
+    @pytest.mark.parametrize("ran", [-3600.0, 3600.0])
+    def test_a_clock_that_was_set_while_the_task_ran_delays_nobody(self, ran: float) -> None:
+        usual, call = UsualTimes(), called(0.2)
+        usual.learn(call, ended(call, time.time(), ran=ran))
+        assert 0 <= usual.of("t") <= 0.25
 
     @pytest.mark.parametrize("wrong", [3600.0, -3600.0])
     def test_a_worker_with_a_wrong_clock_delays_nobody(self, wrong: float) -> None:
@@ -155,6 +185,23 @@ class TestCost:
         ]
         assert read[:4] == [2] * 4  # its own item, and that of its series
         assert sum(read) <= 5 * 2 + 40 // SERIES + 1 + 40 + 1
+
+    def test_what_has_probably_ended_is_read_in_one_request(
+        self, app: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task: Any = app.task(name="t")(lambda n: n)
+        front = app.store.limits.get
+        results = app.publish(task.prepare(n) for n in range(3 * front))
+        app.work()
+        read, records = list[int](), app.results.records
+
+        def counted(ids: Sequence[str], **options: bool) -> dict[str, Record]:
+            read.append(len(ids))
+            return records(ids, **options)
+
+        monkeypatch.setattr(app.results, "records", counted)
+        assert len(wait_for(results, timeout=PATIENCE)) == 3 * front
+        assert read == [1, front - 1, front, front]
 
     def test_the_last_look_before_a_timeout_sees_what_was_just_written(self, app: Bench) -> None:
         asked = list[tuple[int, bool]]()
