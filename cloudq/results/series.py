@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.messages.ids import Place, place_in_series
@@ -26,6 +27,8 @@ from cloudq.results.shared_items import RACES, Items, Seen, busy
 _FORGOTTEN, _UNTIL = "forgotten", "until"
 # The longest text of a value that is small, in characters.
 _SMALL = 100
+# The share of the time for which ends are kept to which its end is rounded up.
+_ROUNDED = 1 / 1_000
 # Of how many series ends that were read are kept for a moment.
 _MOST_SEEN = 256
 
@@ -158,7 +161,14 @@ class SeriesStore:
         raise busy("series", place.bundle)
 
     def _expires(self) -> float:
-        return self._backend.clock() + self._backend.expires
+        """Return until when an end is kept, a little longer than asked.
+
+        Ends that workers add to one item at about the same time are kept until the same moment:
+        else the write that began first, and ends last, would be refused, and made again.
+        """
+        kept = self._backend.expires
+        step = kept * _ROUNDED
+        return ceil((self._backend.clock() + kept) / step) * step if step else self._backend.clock()
 
 
 def _part_name() -> str:

@@ -16,6 +16,7 @@ from cloudq.driver import Delivery
 from cloudq.execution.commit import commit
 from cloudq.execution.leaving import leave_joins
 from cloudq.execution.settlement import Action, Batch, Settled, Settlement
+from cloudq.execution.side_by_side import side_by_side
 from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -24,6 +25,7 @@ from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUs
 from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.servers import unique
+from tests.support.forking import run_forking
 
 
 class Together(_Handler):
@@ -122,3 +124,53 @@ def test_records_that_are_fenced_are_written_side_by_side(app: CloudQ) -> None:
         "c": State.SUCCESS,
     }
     assert {s.task_id for _, s in batch.ready} >= {"a", "c"}
+
+
+def test_threads_are_kept_for_the_next_calls() -> None:
+    names = set[str]()
+    for _ in range(50):
+        meeting = threading.Barrier(4)
+
+        def meet(_: int, meeting: threading.Barrier = meeting) -> None:
+            names.add(threading.current_thread().name)
+            meeting.wait(PATIENCE)
+
+        side_by_side(meet, range(4), billed=True)
+    assert threading.current_thread().name in names
+    assert len(names) < 20
+
+
+def test_the_first_error_is_raised_after_all_calls() -> None:
+    made = list[int]()
+
+    def make(number: int) -> int:
+        made.append(number)
+        if number % 2:
+            raise ValueError(number)
+        return number
+
+    with pytest.raises(ValueError, match=r"^1$"):
+        side_by_side(make, range(40), billed=True)
+    assert sorted(made) == [*range(40)]
+    assert side_by_side(str, range(40), billed=True) == [str(number) for number in range(40)]
+
+
+def test_calls_that_make_calls_end_though_no_thread_is_free() -> None:
+    def nested(depth: int) -> int:
+        return 1 + sum(side_by_side(nested, [depth - 1] * 5, billed=True)) if depth else 1
+
+    assert nested(4) == 1 + 5 + 25 + 125 + 625
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    program = """
+from cloudq.execution.side_by_side import side_by_side
+
+def meet(meeting):
+    side_by_side(lambda _: meeting.wait(20), range(4), billed=True)
+
+meet(threading.Barrier(4))
+print(forked(lambda: meet(threading.Barrier(4))))
+meet(threading.Barrier(4))
+"""
+    assert run_forking(program, "memory://", "memory://", "q") == "0"

@@ -295,6 +295,21 @@ def test_results_that_are_kept_for_longer_are_not_cut_short(app: Bench) -> None:
     assert app.results.records(ids).keys() == {*ids}
 
 
+def test_workers_that_add_to_one_item_at_about_the_same_time_refuse_each_other_nothing(
+    app: Bench,
+) -> None:
+    ids = series_of(4)
+    app.clock.stand_still()
+    step = app.results.expires / 1_000
+    app.clock.ahead += step / 2 - (app.clock() + app.results.expires) % step
+    record(app.results, [end(id) for id in ids[:2]])
+    app.clock.ahead -= step / 3  # it began before the other
+    app.store.calls.clear()
+    record(app.results, [end(id) for id in ids[2:]])
+    assert app.store.calls["update"] == 1
+    assert app.results.records(ids).keys() == {*ids}
+
+
 @pytest.mark.parametrize("until", ["text", None])
 def test_a_part_is_added_though_strangers_have_changed_the_time(app: Bench, until: Any) -> None:
     ids = series_of(4)
