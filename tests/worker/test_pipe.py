@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -84,3 +85,36 @@ def test_orders_keep_their_kind(ends: tuple[Connection, Connection], message: pi
     (arrived,) = pipe.receive(ends[1])
     assert type(arrived) is type(message)
     assert arrived == message
+
+
+def limits(number: int) -> pipe.TimeLimits:
+    return pipe.TimeLimits(task=str(number), soft=1.0, hard=None)
+
+
+def test_what_came_one_by_one_is_read_together(ends: tuple[Connection, Connection]) -> None:
+    waiting = pipe.Waiting(ends[1])
+    for number in range(30):
+        pipe.send(ends[0], [limits(number)])
+    assert waiting.receive(20) == [limits(number) for number in range(20)]
+    assert waiting.receive(20) == [limits(number) for number in range(20, 30)]
+
+
+def test_what_came_before_the_end_is_read_before_it(ends: tuple[Connection, Connection]) -> None:
+    waiting = pipe.Waiting(ends[1])
+    for number in range(3):
+        pipe.send(ends[0], [limits(number)])
+    ends[0].close()
+    assert waiting.receive(20) == [limits(number) for number in range(3)]
+    for _ in range(2):
+        with pytest.raises(EOFError):
+            waiting.receive(20)
+
+
+def test_what_cannot_be_read_takes_nothing_with_it(ends: tuple[Connection, Connection]) -> None:
+    waiting = pipe.Waiting(ends[1])
+    pipe.send(ends[0], [limits(1)])
+    ends[0].send_bytes(b"no pickle")
+    pipe.send(ends[0], [limits(2)])
+    assert waiting.receive(20) == [limits(1)]
+    with pytest.raises(pickle.UnpicklingError):
+        waiting.receive(20)

@@ -23,6 +23,8 @@ from cloudq.worker.pool_kinds import command
 
 log = Log("cloudq.worker")
 
+# Messages of a child that are taken in together at most, once they have come.
+_TOGETHER = 256
 # Seconds that a child that was told to leave, or has hung up, may take to end.
 _LEAVING = 5.0
 
@@ -225,9 +227,10 @@ class Child:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
+        waiting = pipe.Waiting(self._connection)
         try:
             while True:
-                self._take_in(pipe.receive(self._connection))
+                self._take_in(waiting.receive(_TOGETHER))
         except (EOFError, OSError):
             log.debug("child %d has hung up", self.pid)
         except BaseException as error:  # without this reader its tasks would never be settled

@@ -7,6 +7,7 @@ smaller than an object and several times as fast.
 from __future__ import annotations
 
 import pickle
+import select
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -166,6 +167,31 @@ def receive(connection: Connection) -> list[Message]:
     """Read the next batch. Raises `EOFError` or `OSError` when the other side is gone."""
     name, rows = pickle.loads(connection.recv_bytes())
     return list(map(_SHAPES[name]._make, rows))
+
+
+class Waiting:
+    """Reads from a connection what has come already in one go, since much comes one by one.
+
+    What cannot be read is told at the next call, after all that came before it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self._error: Exception | None = None
+
+    def receive(self, most: int) -> list[Message]:
+        """Read as `receive` does, and on until nothing is there or there are so many messages."""
+        if self._error is not None:
+            raise self._error
+        messages = receive(self._connection)
+        try:
+            while len(messages) < most and self._poll.poll(0):
+                messages += receive(self._connection)
+        except Exception as error:
+            self._error = error
+        return messages
 
 
 def pack_job(number: int, job: Job) -> PackedJob:
