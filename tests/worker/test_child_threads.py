@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
 
+import pytest
+
 from cloudq import CloudQ
 from cloudq.driver import Delivery
 from cloudq.execution.outcomes import Job
@@ -14,7 +16,7 @@ from cloudq.messages.ids import bundled_id, new_bundle
 from cloudq.messages.message import TaskMessage
 from cloudq.results.waiting import Places
 from cloudq.testing.waiting import PATIENCE
-from cloudq.worker.pool import pipe
+from cloudq.worker.pool import child_main, pipe
 from cloudq.worker.pool.child_main import Pool
 
 MOST = 4
@@ -49,6 +51,18 @@ class Child:
                 if isinstance(each, pipe.PackedSettlement):
                     states[each.number] = str(each.state)
         return states
+
+
+def test_outcomes_that_come_shortly_after_each_other_are_sent_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_main, "_COMPANY", 0.5)
+    child = Child(lambda number: number)
+    child.pool.submit(child.jobs(0), in_turn=True)
+    child.ended(1)  # it is sent at once
+    child.pool.submit(child.jobs(*range(1, 9 * MOST)), in_turn=True)
+    assert child.supervisor.poll(PATIENCE)
+    assert len(pipe.receive(child.supervisor)) == 9 * MOST - 1
 
 
 def test_calls_that_come_in_turn_share_a_thread() -> None:
