@@ -37,6 +37,7 @@ PLACES = {
     "cloudq/schedules/entry.py": "arguments that `to_wire` has written, and flat fields",
     "cloudq/testing/contracts/scheduling.py": "a list of texts",
     "adapters/cloudq_local/sqlite_fields.py": "fields, which are texts, numbers and sets of texts",
+    "adapters/cloudq_local/sqlite_backend.py": "a list of pairs of texts",
     "adapters/cloudq_azure/tables_items.py": "a list of texts",
     "adapters/cloudq_gcp/cloud_tasks.py": "one message in base64",
     "cloudq/testing/kit/proxy.py": "an emulator's answer",
