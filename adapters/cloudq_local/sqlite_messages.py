@@ -22,6 +22,10 @@ LIMITS = Limits(
     billed=False,
 )
 
+# Bytes of bodies that are sent together at most: SQLite's module copies the values of a statement,
+# and keeps them with it until its next use.
+_SMALL = 4 << 20
+
 Row = tuple[str, float, float, float, str, str | None, bytes]
 """A message as `sqlite_statements.SEND` takes it."""
 Statements = Sequence[tuple[str, tuple[Any, ...]]]
@@ -44,9 +48,10 @@ def too_large(messages: Sequence[Outgoing]) -> list[Failure]:
 
 
 def insert(database: Database, rows: Sequence[Row]) -> None:
-    """Insert messages of no groups in few statements. Needs a transaction."""
+    """Insert messages of no groups, small ones in few statements. Needs a transaction."""
     done = 0
-    for size, statement in SEND_MANY.items():
+    is_small = sum(len(row[-1]) for row in rows) <= _SMALL
+    for size, statement in SEND_MANY.items() if is_small else ():
         while len(rows) - done >= size:
             database.execute(statement, [*chain.from_iterable(rows[done : done + size])])
             done += size

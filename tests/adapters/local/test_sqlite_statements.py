@@ -70,6 +70,16 @@ def test_messages_that_are_sent_together(statements: Counted, broker: SQLiteBrok
     assert [delivery.id for delivery in taken[1:]] == [message.id for message in messages]
 
 
+def test_large_messages_are_sent_one_by_one(statements: Counted, broker: SQLiteBroker) -> None:
+    """A statement keeps the values that it was given last: of many large ones too much."""
+    messages = [outgoing(body=bytes([n]) * (100 << 10)) for n in range(64)]
+    statements.clear()
+    broker.send("queue", messages)
+    assert len(statements) > len(messages)
+    taken = broker.receive("queue", count=MANY, wait=0, lease=60)
+    assert [delivery.body for delivery in taken[1:]] == [message.body for message in messages]
+
+
 def test_messages_that_were_appended(statements: Counted, broker: SQLiteBroker) -> None:
     messages = [outgoing() for _ in range(MANY)]
     for message in messages:
